@@ -26,6 +26,11 @@ _region = threading.Lock()  # Numba's workqueue layer aborts when two threads en
 _forked = False
 
 
+def on(array: Any) -> Any:
+    """The kernel set of the device that holds the array: the module whose functions compute there."""
+    return cpu
+
+
 def get_num_threads() -> int:
     """The number of threads a kernel may use."""
     return _threads or numba.config.NUMBA_NUM_THREADS
@@ -68,3 +73,6 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+from . import cpu  # noqa: E402  the kernel sets use `jit` and `launch` from above

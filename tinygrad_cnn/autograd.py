@@ -1,0 +1,741 @@
+"""The tape: nodes that remember how a tensor came to be, and the walk that turns them into gradients.
+
+A `Node` holds what its op's vjp rules need and the edges to what it was computed from: another node, or a leaf tensor.
+Tensors point to nodes and nodes to earlier nodes, never back, so that a graph dies with its last tensor, by reference
+counting alone. The walk is iterative; its rules are ops on tensors, so that a gradient has a graph of its own when
+`create_graph=True` asks for one, to any order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import traceback
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
+Edge: TypeAlias = "Node | Variable | None"
+Hook: TypeAlias = Callable[["Tensor"], "Tensor | None"]
+
+
+class _Mode(threading.local):
+    grad = True
+    inference = False
+    anomaly = False
+
+
+mode = _Mode()
+
+
+class Version:
+    """How often a storage was written to; one object for a tensor, its views and its detached selves."""
+
+    __slots__ = ("n",)
+
+    def __init__(self) -> None:
+        self.n = 0
+
+
+class Variable:
+    """What the tape knows of a tensor: its array and where it came from. `Tensor` adds everything else."""
+
+    __slots__ = ("__weakref__", "_array", "_hooks", "_node", "_requires_grad", "_version", "_view", "grad")
+
+    #: The class of op results: `Tensor`, which names itself on definition.
+    new: ClassVar[Any]
+
+    _array: np.ndarray
+    _node: Node | None
+    _view: View | None
+    grad: Tensor | None
+
+    def __init__(self, array: Any, version: Version | None = None, node: Node | None = None) -> None:
+        self._array = array if type(array) is np.ndarray else np.asarray(array)
+        self._version = version if version is not None else Version()
+        self._node = node
+        self._requires_grad = False
+        self._view = None
+        self._hooks = None
+        self.grad = None
+
+    def __init_subclass__(cls, result: bool = False) -> None:
+        if result:
+            Variable.new = cls
+
+    __hash__ = object.__hash__  # by identity, also where a subclass compares by element
+
+
+class View:
+    """How a tensor looks into another one's storage, so that its history can be told again after a write."""
+
+    __slots__ = ("base", "replay", "seen")
+
+    def __init__(self, base: Variable, replay: Callable[[Any], Any] | None, seen: int) -> None:
+        self.base = base
+        self.replay = replay  # base -> this view; None for a view taken where gradients were off
+        self.seen = seen  # the version of the storage that the view's node speaks of
+
+
+def edge_to(x: Variable) -> Edge:
+    """The end of the tape that a gradient of x flows into: its node, x itself for a leaf, or None."""
+    view = x._view
+    if view is not None and view.seen != x._version.n:
+        _refresh(x, view)
+    if x._node is not None:
+        return x._node
+    return x if x._requires_grad else None
+
+
+def _refresh(x: Variable, view: View) -> None:
+    """The storage was written to through another tensor: derive x from its base's new history."""
+    view.seen = x._version.n
+    if view.replay is not None and edge_to(view.base) is not None:
+        with enable_grad():
+            x._node = view.replay(view.base)._node
+
+
+class Saved:
+    """A tensor kept for backward: its array as it was, and the version that proves it still is."""
+
+    __slots__ = ("array", "at", "edge", "version")
+
+    def __init__(self, x: Variable, edge: Edge) -> None:
+        self.array = x._array
+        self.edge = edge
+        self.version = x._version
+        self.at = x._version.n
+
+    def unpack(self, node: Node) -> Any:
+        """The tensor again; with its history only where a graph of the gradient is being built."""
+        if self.version.n != self.at:
+            raise RuntimeError(
+                f"a tensor of shape {tuple(self.array.shape)} that the backward of '{node.name}' needs was changed in "
+                f"place: it is at version {self.version.n}, saved at version {self.at}; use an out-of-place op, or "
+                "clone() before the change"
+            )
+        if mode.grad and isinstance(self.edge, Variable):
+            return self.edge
+        return Variable.new(self.array, self.version, self.edge if mode.grad else None)
+
+
+class SavedOutput(Saved):
+    """The op's own output. Its history is the node that keeps it, which it must not refer to: that were a cycle."""
+
+    __slots__ = ()
+
+    def unpack(self, node: Node) -> Any:
+        out = super().unpack(node)
+        if mode.grad:
+            out._node = node
+        return out
+
+
+class Node:
+    """One op on the tape: the edges to its inputs, and the values that its vjp rules read."""
+
+    __slots__ = ("__weakref__", "edges", "hooks", "metas", "op", "retain", "saved", "trace")
+
+    def __init__(self, op: Any, edges: tuple[Edge, ...], metas: tuple[Any, ...], saved: dict[str, Any]) -> None:
+        self.op = op
+        self.edges = edges
+        self.metas = metas  # (shape, dtype) of each input
+        self.saved: dict[str, Any] | None = saved
+        self.hooks: dict[int, Hook] | None = None
+        self.retain: weakref.ref[Variable] | None = None
+        self.trace = "".join(traceback.format_stack()[:-3]) if mode.anomaly else None
+
+    @property
+    def name(self) -> str:
+        return str(self.op.name)
+
+    def __repr__(self) -> str:
+        return f"<{self.name.title().replace('_', '')}Backward>"
+
+    def vjp(self, g: Any, wanted: Sequence[bool]) -> Sequence[Any]:
+        """The gradients of the wanted inputs from the gradient g of the output."""
+        if self.saved is None:
+            raise RuntimeError(
+                f"the values that the backward of '{self.name}' needs were freed by an earlier backward; "
+                "pass retain_graph=True to the first one to walk the graph twice"
+            )
+        return self.op.vjp(self, g, wanted)  # type: ignore[no-any-return]
+
+    def release(self) -> None:
+        """Let go of saved arrays; a node that kept only shapes and numbers can be walked again."""
+        if self.saved and any(isinstance(value, Saved | np.ndarray) for value in self.saved.values()):
+            self.saved = None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The walk
+
+
+def walk(
+    roots: Sequence[tuple[Edge, Any]],
+    *,
+    targets: Sequence[Edge] | None = None,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+) -> dict[Edge, Any]:
+    """Propagate the gradients of the roots backward.
+
+    With targets, returns the gradient of each target reached and leaves every `.grad` alone; without, adds into the
+    `.grad` of every leaf reached and returns nothing.
+    """
+    consumers = _count_consumers([edge for edge, _ in roots])
+    useful = None if targets is None else _leading_to(set(targets), consumers)
+    found: dict[Edge, Any] = {}
+    pending: dict[Edge, Any] = {}
+    with set_grad_enabled(create_graph):
+        for edge, g in roots:
+            _add(pending, edge, g)
+        ready = [edge for edge in pending if consumers[edge] == 0]
+        while ready:
+            edge = ready.pop()
+            g = pending.pop(edge, None)
+            assert edge is not None
+            if g is not None:
+                g = _run_hooks(edge, g)
+                if targets is not None and edge in useful and edge in targets:  # type: ignore[operator]
+                    found[edge] = g
+                elif targets is None and isinstance(edge, Variable):
+                    _accumulate(edge, g)
+            if isinstance(edge, Variable):
+                continue
+            wanted = [e is not None and (useful is None or e in useful) for e in edge.edges]
+            run = g is not None and any(wanted)
+            grads: Sequence[Any] = _vjp(edge, g, wanted) if run else [None] * len(wanted)
+            g = None  # the last reference here: what the rules passed on unchanged may now be added to in place
+            for e, grad in zip(edge.edges, grads, strict=True):
+                if e is None:
+                    continue
+                if grad is not None:
+                    _add(pending, e, grad)
+                consumers[e] -= 1
+                if consumers[e] == 0:
+                    ready.append(e)
+            grads = ()
+            if run and not retain_graph:
+                edge.release()
+    return found
+
+
+def _count_consumers(roots: Iterable[Edge]) -> dict[Edge, int]:
+    """How many edges lead into each node and leaf that can be reached from the roots."""
+    consumers: dict[Edge, int] = dict.fromkeys(roots, 0)
+    stack = list(consumers)
+    while stack:
+        node = stack.pop()
+        if not isinstance(node, Node):
+            continue
+        for edge in node.edges:
+            if edge is None:
+                continue
+            if edge in consumers:
+                consumers[edge] += 1
+            else:
+                consumers[edge] = 1
+                stack.append(edge)
+    return consumers
+
+
+def _leading_to(targets: set[Edge], reached: Iterable[Edge]) -> set[Edge]:
+    """The targets and every node from which one of them can be reached."""
+    parents: dict[Edge, list[Edge]] = {}
+    for node in reached:
+        if isinstance(node, Node):
+            for edge in node.edges:
+                parents.setdefault(edge, []).append(node)
+    useful: set[Edge] = set()
+    stack = list(targets)
+    while stack:
+        edge = stack.pop()
+        if edge not in useful:
+            useful.add(edge)
+            stack.extend(parents.get(edge, ()))
+    return useful
+
+
+def _vjp(node: Node, g: Any, wanted: Sequence[bool]) -> Sequence[Any]:
+    """The node's gradients, each brought to the shape and dtype of its input."""
+    try:
+        grads = list(node.vjp(g, wanted))
+        for i, (grad, (shape, dtype)) in enumerate(zip(grads, node.metas, strict=True)):
+            if grad is None:
+                continue
+            if grad is g or any(grad is earlier for earlier in grads[:i]):
+                grad = grads[i] = _alias(grad)
+            if grad._array.shape != shape:
+                grad = _fit(node, i, grad, shape)
+            if grad._array.dtype != dtype:
+                grad = grad.to(dtype)
+            grads[i] = grad
+        if mode.anomaly:
+            _check_nan(node, grads)
+    except Exception as error:
+        if node.trace is not None:
+            error.add_note(f"The forward call of '{node.name}' that led here:\n{node.trace}")
+        raise
+    return grads
+
+
+def _fit(node: Node, i: int, grad: Any, shape: tuple[int, ...]) -> Any:
+    if not node.op.broadcasts:
+        raise RuntimeError(
+            f"the vjp of '{node.name}' returned a gradient of shape {tuple(grad.shape)} for input {i} of shape {shape}"
+        )
+    return grad.sum_to_size(*shape)
+
+
+def _check_nan(node: Node, grads: Iterable[Any]) -> None:
+    for i, grad in enumerate(grads):
+        if grad is not None and np.isnan(grad._array).any():
+            raise RuntimeError(f"the backward of '{node.name}' returned NaN for input {i}")
+
+
+def _add(pending: dict[Edge, Any], edge: Edge, g: Any) -> None:
+    """Borrow the first gradient, sum the next ones: in place where the sum so far is nobody else's."""
+    total = pending.get(edge)
+    if total is None:
+        pending[edge] = g
+    elif not mode.grad and _is_unshared(total) and total._array.shape == g._array.shape:
+        np.add(total._array, g._array, out=total._array)
+    else:
+        pending[edge] = total + g
+
+
+def _is_unshared(g: Any) -> bool:
+    """No other tensor, saved value or view refers to g's storage, and every element has its own place."""
+    return (
+        sys.getrefcount(g._version) == 2  # g's own slot and the argument
+        and g._array.flags.writeable
+        and 0 not in g._array.strides
+    )
+
+
+def _alias(g: Any) -> Any:
+    """Another tensor over g's storage: `_is_unshared` counts tensors, so each holder needs one of its own."""
+    return g if g._requires_grad else Variable.new(g._array, g._version, g._node)
+
+
+def _owned(g: Any) -> Any:
+    """g itself, or a copy where something else refers to its storage."""
+    return g if _is_unshared(g) and not g._requires_grad else g.clone()
+
+
+def _run_hooks(edge: Any, g: Any) -> Any:
+    hooks = edge.hooks if isinstance(edge, Node) else edge._hooks
+    if hooks:
+        for hook in tuple(hooks.values()):
+            result = hook(g)
+            if result is not None:
+                g = result
+        g = _alias(g)  # a hook may have kept g
+    if isinstance(edge, Node) and edge.retain is not None and (x := edge.retain()) is not None:
+        _accumulate(x, g)
+    return g
+
+
+def _accumulate(x: Variable, g: Any) -> None:
+    """Add g to x.grad; take it over as it is where nobody else has it and it is laid out as x is."""
+    if mode.grad:
+        x.grad = _owned(g) if x.grad is None else x.grad + g
+    elif x.grad is not None:
+        np.add(x.grad._array, g._array, out=x.grad._array)
+        x.grad._version.n += 1
+    elif _is_unshared(g) and _same_layout(g._array, x._array):
+        x.grad = g
+    else:
+        grad = np.empty_like(x._array)
+        np.copyto(grad, g._array)
+        x.grad = Variable.new(grad)
+
+
+def _same_layout(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.strides == b.strides or (a.flags.c_contiguous and b.flags.c_contiguous)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The public side
+
+
+def backward(
+    tensors: Tensor | Sequence[Tensor],
+    grad_tensors: Tensor | Sequence[Tensor | None] | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Sequence[Tensor] | Tensor | None = None,
+) -> None:
+    """Add the gradients of the sum of tensors into the `.grad` of the leaves they depend on (or only of `inputs`).
+
+    `grad_tensors` are the vectors of the vector-Jacobian product, ones for scalars when left out. Raises RuntimeError
+    when a tensor has no graph, its graph was freed, or a gradient is missing for a tensor of several elements, and
+    ValueError when a gradient's shape differs from its tensor's.
+    """
+    roots = _roots(_listed(tensors), _listed(grad_tensors))
+    retain = create_graph if retain_graph is None else retain_graph
+    if inputs is None:
+        walk(roots, retain_graph=retain, create_graph=create_graph)
+        return
+    leaves = _listed(inputs)
+    edges = [_target(x) for x in leaves]
+    found = walk(roots, targets=edges, retain_graph=retain, create_graph=create_graph)
+    with set_grad_enabled(create_graph):
+        for x, edge in zip(leaves, edges, strict=True):
+            if edge in found:
+                _accumulate(x, found[edge])
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    allow_unused: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of the sum of outputs with respect to inputs, leaving every `.grad` as it is.
+
+    Returns one gradient of the input's shape and dtype per input; None for an input that the outputs do not depend on
+    when `allow_unused`, else RuntimeError. With `create_graph` the gradients can be differentiated again.
+
+    >>> import tinygrad_cnn as tg
+    >>> x = tg.tensor(3.0, requires_grad=True)
+    >>> (dx,) = tg.autograd.grad(x**3, x, create_graph=True)
+    >>> tg.autograd.grad(dx, x)
+    (tensor(18.),)
+    """
+    edges = [_target(x) for x in _listed(inputs)]
+    roots = _roots(_listed(outputs), _listed(grad_outputs))
+    retain = create_graph if retain_graph is None else retain_graph
+    found = walk(roots, targets=edges, retain_graph=retain, create_graph=create_graph)
+    for i, edge in enumerate(edges):
+        if edge not in found and not allow_unused:
+            raise RuntimeError(
+                f"the outputs do not depend on input {i}; pass allow_unused=True to get None for it instead"
+            )
+    with set_grad_enabled(create_graph):
+        return tuple(_owned(found[edge]) if edge in found else None for edge in edges)
+
+
+def _listed(x: Any) -> list[Any]:
+    if x is None:
+        return []
+    return [x] if isinstance(x, Variable) else list(x)
+
+
+def _target(x: Any) -> Edge:
+    edge = edge_to(x)
+    if edge is None:
+        raise RuntimeError(f"an input of shape {tuple(x.shape)} does not require grad; set requires_grad=True on it")
+    return edge
+
+
+def _roots(tensors: list[Any], gradients: list[Any]) -> list[tuple[Edge, Any]]:
+    if gradients and len(gradients) != len(tensors):
+        raise ValueError(f"got {len(gradients)} gradients for {len(tensors)} tensors")
+    roots = []
+    for x, g in zip(tensors, gradients or [None] * len(tensors), strict=True):
+        edge = edge_to(x)
+        if edge is None:
+            raise RuntimeError(
+                "the tensor does not require grad: nothing it was computed from has requires_grad=True, or it was "
+                "computed under no_grad() or detached"
+            )
+        roots.append((edge, _root_gradient(x, g)))
+    return roots
+
+
+def _root_gradient(x: Any, g: Any) -> Any:
+    if g is None:
+        if x._array.size != 1:
+            raise RuntimeError(
+                f"backward needs a gradient for a tensor of shape {tuple(x.shape)}: only a scalar's is taken to be 1; "
+                "reduce it first (loss.mean()) or pass gradient="
+            )
+        return Variable.new(np.ones_like(x._array))
+    if not isinstance(g, Variable):
+        raise TypeError(f"a gradient must be a Tensor, got {type(g).__name__}")
+    if g._array.shape != x._array.shape:
+        raise ValueError(f"the gradient has shape {tuple(g._array.shape)}, the tensor {tuple(x._array.shape)}")
+    if g._array.dtype != x._array.dtype:
+        g = g.to(x._array.dtype)  # type: ignore[attr-defined]
+    return _alias(g)
+
+
+class set_grad_enabled(contextlib.ContextDecorator):
+    """Record ops on the tape, or not, inside the block or the decorated function; per thread."""
+
+    inference = False
+
+    def __init__(self, enabled: bool) -> None:
+        self._enabled = enabled
+        self._before: list[tuple[bool, bool]] = []
+
+    def __enter__(self) -> None:
+        self._before.append((mode.grad, mode.inference))
+        mode.grad = self._enabled
+        mode.inference = self.inference
+
+    def __exit__(self, *error: object) -> None:
+        mode.grad, mode.inference = self._before.pop()
+
+
+class no_grad(set_grad_enabled):
+    """Compute without recording: `with no_grad():` or `@no_grad()`."""
+
+    def __init__(self) -> None:
+        super().__init__(False)
+
+
+class enable_grad(set_grad_enabled):
+    """Record again inside a `no_grad` block."""
+
+    def __init__(self) -> None:
+        super().__init__(True)
+
+
+class inference_mode(no_grad):
+    """`no_grad`, and a promise that nothing computed inside will be asked for a gradient."""
+
+    inference = True
+
+
+def is_grad_enabled() -> bool:
+    """Whether ops are recorded in this thread."""
+    return mode.grad
+
+
+class detect_anomaly(contextlib.ContextDecorator):
+    """Name the forward call behind a failing backward or a NaN gradient; slow, for debugging."""
+
+    def __init__(self) -> None:
+        self._before: list[bool] = []
+
+    def __enter__(self) -> None:
+        self._before.append(mode.anomaly)
+        mode.anomaly = True
+
+    def __exit__(self, *error: object) -> None:
+        mode.anomaly = self._before.pop()
+
+
+class RemovableHandle:
+    """Takes its hook away again; also as a context manager."""
+
+    def __init__(self, hooks: dict[int, Any], hook: Any) -> None:
+        self._hooks = hooks
+        self._key = max(hooks, default=0) + 1
+        hooks[self._key] = hook
+
+    def remove(self) -> None:
+        self._hooks.pop(self._key, None)
+
+    def __enter__(self) -> RemovableHandle:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.remove()
+
+
+def register_hook(x: Variable, hook: Hook) -> RemovableHandle:
+    """Call hook(gradient) when the gradient of x is complete; what it returns replaces the gradient."""
+    edge = edge_to(x)
+    if edge is None:
+        raise RuntimeError("cannot register a hook on a tensor that does not require grad")
+    if isinstance(edge, Node):
+        edge.hooks = {} if edge.hooks is None else edge.hooks
+        return RemovableHandle(edge.hooks, hook)
+    edge._hooks = {} if edge._hooks is None else edge._hooks
+    return RemovableHandle(edge._hooks, hook)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ops of the user's own
+
+
+class FunctionCtx:
+    """What a `Function`'s forward leaves for its backward; any attribute may be set on it."""
+
+    def __init__(self, needs_input_grad: tuple[bool, ...]) -> None:
+        self.needs_input_grad = needs_input_grad
+        self._to_save: tuple[Any, ...] = ()
+        self._non_differentiable: tuple[Any, ...] = ()
+        self._materialize = True
+        self._node: Any = None
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Keep inputs or outputs for backward, guarded against in-place changes."""
+        self._to_save = tensors
+
+    @property
+    def saved_tensors(self) -> tuple[Any, ...]:
+        node = self._node()
+        if node.saved is None:
+            raise RuntimeError(f"the tensors saved by '{node.name}' were freed; pass retain_graph=True to backward")
+        return tuple(None if s is None else s.unpack(node) for s in node.saved["tensors"])
+
+    def mark_non_differentiable(self, *tensors: Tensor) -> None:
+        """Outputs that carry no gradient, such as indices."""
+        self._non_differentiable = tensors
+
+    def set_materialize_grads(self, value: bool) -> None:
+        """Whether the missing gradients of unused outputs arrive as zeros (the default) or as None."""
+        self._materialize = value
+
+
+class FunctionNode(Node):
+    """The node of a custom `Function`; one for all its outputs."""
+
+    __slots__ = ("collected", "ctx", "outputs")
+    ctx: FunctionCtx
+    outputs: tuple[tuple[tuple[int, ...], Any], ...]
+    collected: list[Any]
+
+    def vjp(self, g: Any, wanted: Sequence[bool]) -> Sequence[Any]:
+        grads = self.collected if len(self.outputs) > 1 else [g]
+        if self.ctx._materialize:
+            grads = [
+                Variable.new(np.zeros(shape, dtype)) if grad is None else grad
+                for grad, (shape, dtype) in zip(grads, self.outputs, strict=True)
+            ]
+        self.collected = [None] * len(self.outputs)
+        result = self.op.backward(self.ctx, *grads)
+        result = result if isinstance(result, tuple) else (result,)
+        result = result[: len(wanted)] if all(r is None for r in result[len(wanted) :]) else result
+        if len(result) != len(wanted):
+            raise RuntimeError(
+                f"{self.name}.backward returned {len(result)} gradients for the {len(wanted)} arguments of forward"
+            )
+        for i, r in enumerate(result):
+            if r is not None and not isinstance(r, Variable):
+                raise TypeError(f"{self.name}.backward returned {type(r).__name__} for argument {i}, not a Tensor")
+        # aliases: what backward returned may be kept by it, and is then not ours to add to
+        return [_alias(r) if r is not None and want else None for r, want in zip(result, wanted, strict=True)]
+
+    def release(self) -> None:
+        if self.saved and self.saved["tensors"]:
+            self.saved = None
+
+
+class SavedSlot(Saved):
+    """One of several outputs, saved by the Function that made it."""
+
+    __slots__ = ("slot",)
+
+    def __init__(self, x: Variable, slot: int) -> None:
+        super().__init__(x, None)
+        self.slot = slot
+
+    def unpack(self, node: Node) -> Any:
+        out = super().unpack(node)
+        if mode.grad:
+            out._node = _head(node, self.slot)
+        return out
+
+
+def _head(node: Any, slot: int) -> Node:
+    """The node between a many-output FunctionNode and one of its outputs."""
+    return Node(_Pick(node.name, slot), (node,), (((), node.outputs[slot][1]),), {})
+
+
+class _Pick:
+    """The op of the nodes between a many-output `FunctionNode` and its outputs: puts a gradient in its slot."""
+
+    broadcasts = False
+
+    def __init__(self, name: str, slot: int) -> None:
+        self.name = name
+        self.slot = slot
+
+    def vjp(self, node: Node, g: Any, wanted: Sequence[bool]) -> Sequence[Any]:
+        source = node.edges[0]
+        assert isinstance(source, FunctionNode)
+        earlier = source.collected[self.slot]
+        source.collected[self.slot] = g if earlier is None else earlier + g
+        return [Variable.new(np.zeros((), g._array.dtype))]  # a token: the gradients themselves are in `collected`
+
+
+class Function:
+    """A differentiable op of your own: static `forward(ctx, ...)` and `backward(ctx, *grads)`, used through `apply`.
+
+    Inside forward nothing is recorded. Backward returns one gradient (or None) per argument of forward, computed with
+    tensor ops if it is to be differentiated again.
+
+    >>> import tinygrad_cnn as tg
+    >>> class Cube(tg.autograd.Function):
+    ...     @staticmethod
+    ...     def forward(ctx, x):
+    ...         ctx.save_for_backward(x)
+    ...         return x * x * x
+    ...     @staticmethod
+    ...     def backward(ctx, g):
+    ...         (x,) = ctx.saved_tensors
+    ...         return 3 * x * x * g
+    >>> x = tg.tensor(2.0, requires_grad=True)
+    >>> Cube.apply(x).backward()
+    >>> x.grad
+    tensor(12.)
+    """
+
+    broadcasts = False
+    name: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__name__
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Any:
+        raise NotImplementedError("define a static forward(ctx, ...)")
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError("define a static backward(ctx, *grads)")
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        """Run forward and record backward."""
+        edges = tuple(edge_to(a) if isinstance(a, Variable) and mode.grad else None for a in args)
+        ctx = FunctionCtx(tuple(e is not None for e in edges))
+        with no_grad():
+            result = cls.forward(ctx, *args)
+        outputs = result if isinstance(result, tuple) else (result,)
+        for out in outputs:
+            if not isinstance(out, Variable):
+                raise TypeError(f"{cls.__name__}.forward must return Tensors, got {type(out).__name__}")
+        if any(ctx.needs_input_grad):
+            outputs = cls._record(ctx, args, edges, outputs)
+        return outputs if isinstance(result, tuple) else outputs[0]
+
+    @classmethod
+    def _record(cls, ctx: FunctionCtx, args: Any, edges: tuple[Edge, ...], outputs: tuple[Any, ...]) -> Any:
+        metas = tuple((a._array.shape, a._array.dtype) if isinstance(a, Variable) else ((), None) for a in args)
+        node = FunctionNode(cls, edges, metas, {})
+        node.ctx = ctx
+        ctx._node = weakref.ref(node)
+        node.outputs = tuple((out._array.shape, out._array.dtype) for out in outputs)
+        node.collected = [None] * len(outputs)
+        results = tuple(Variable.new(out._array, out._version) for out in outputs)
+        position = {id(out): i for i, out in enumerate(outputs)}
+        heads = [node] if len(outputs) == 1 else [_head(node, slot) for slot in range(len(outputs))]
+        saved: list[Saved | None] = []
+        for x in ctx._to_save:
+            if x is not None and id(x) in position and not any(x is a for a in args):
+                saved.append(SavedOutput(x, None) if len(outputs) == 1 else SavedSlot(x, position[id(x)]))
+            else:
+                saved.append(None if x is None else Saved(x, edge_to(x)))
+        assert node.saved is not None
+        node.saved["tensors"] = saved
+        ctx._to_save = ()
+        skip = {id(out) for out in ctx._non_differentiable}
+        for out, result, head in zip(outputs, results, heads, strict=True):
+            if id(out) not in skip and out._array.dtype.kind == "f":
+                result._node = head
+        return results

@@ -1,0 +1,79 @@
+"""The dtypes, which are NumPy's, and PyTorch's rules for mixing them: Python numbers are weak, kinds beat sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+float32 = np.dtype(np.float32)
+float64 = np.dtype(np.float64)
+int64 = np.dtype(np.int64)
+int32 = np.dtype(np.int32)
+uint8 = np.dtype(np.uint8)
+bool = np.dtype(np.bool_)  # shadows the builtin here only; users write tg.bool
+
+_SUPPORTED = {float32, float64, int64, int32, uint8, bool}
+_NAMES = {"float": float32, "double": float64, "long": int64, "int": int32}
+_RANK = {"b": 0, "u": 1, "i": 1, "f": 2}
+
+
+def as_dtype(dtype: Any) -> np.dtype[Any]:
+    """The supported dtype that is meant; Python's float is float32 and int is int64, as in PyTorch.
+
+    Raises TypeError for a dtype that tensors do not have.
+    """
+    if dtype is float:
+        return float32
+    if isinstance(dtype, str) and dtype in _NAMES:
+        return _NAMES[dtype]
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"{dtype!r} is not a dtype") from None
+    if found not in _SUPPORTED:
+        raise TypeError(f"dtype {found} is not supported; use one of {', '.join(sorted(map(str, _SUPPORTED)))}")
+    return found.newbyteorder("=")
+
+
+def is_float(dtype: np.dtype[Any]) -> Any:
+    return dtype.kind == "f"
+
+
+def result_type(*operands: Any) -> np.dtype[Any]:
+    """The dtype of an elementwise op over arrays and Python numbers.
+
+    Arrays with dimensions decide; 0-d arrays, then Python numbers, only lift the kind (bool < integer < float).
+    """
+    best: list[np.dtype[Any] | None] = [None, None, None]
+    for x in operands:
+        level, dtype = _strength(x)
+        held = best[level]
+        best[level] = dtype if held is None else _promote(held, dtype)
+    result = best[0]
+    for weaker in best[1:]:
+        if weaker is not None and (result is None or _RANK[weaker.kind] > _RANK[result.kind]):
+            result = weaker
+    assert result is not None
+    return result
+
+
+def _promote(a: np.dtype[Any], b: np.dtype[Any]) -> np.dtype[Any]:
+    """Two dtypes of equal strength: the higher kind, and within a kind the wider."""
+    if _RANK[a.kind] == _RANK[b.kind]:
+        return np.promote_types(a, b)
+    return a if _RANK[a.kind] > _RANK[b.kind] else b
+
+
+def _strength(x: Any) -> tuple[int, np.dtype[Any]]:
+    if isinstance(x, np.ndarray):
+        return (0 if x.ndim else 1), x.dtype
+    if isinstance(x, np.generic):
+        return 1, x.dtype
+    if x is True or x is False:
+        return 2, bool
+    if isinstance(x, int):
+        return 2, int64
+    if isinstance(x, float):
+        return 2, float32
+    raise TypeError(f"expected a Tensor, an array or a number, got {type(x).__name__}")

@@ -1,0 +1,102 @@
+"""Writing into a tensor's storage without losing track of anybody's history.
+
+An in-place op computes its result out of place and then writes it here: the version of the storage goes up, so that a
+backward that needs the old values says so, and the tensor takes the history of the result. When the tensor is a view,
+the tensors it looks into get a new history as well; other views of them derive theirs anew on their next use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .autograd import Variable, edge_to, mode, no_grad
+from .op import op
+
+
+def write(x: Any, result: Any) -> Any:
+    """Overwrite x with the result, which broadcasts to x's shape; returns x.
+
+    Raises RuntimeError, before anything is written, for a leaf that requires grad, a view of one, an expanded tensor,
+    a read-only array, or a dtype that x cannot hold.
+    """
+    check_writable(x)
+    value = result._array if isinstance(result, Variable) else np.asarray(result)
+    target = x._array
+    if not np.can_cast(value.dtype, target.dtype, "same_kind"):
+        raise RuntimeError(f"a result of dtype {value.dtype} cannot be written into a tensor of dtype {target.dtype}")
+    if np.broadcast_shapes(value.shape, target.shape) != target.shape:
+        raise RuntimeError(f"a result of shape {value.shape} cannot be written into a tensor of shape {target.shape}")
+    if mode.grad and isinstance(result, Variable) and (edge_to(x) is not None or edge_to(result) is not None):
+        result = result.to(target.dtype).expand(*target.shape)  # type: ignore[attr-defined]
+        node = result._node
+        np.copyto(target, value, casting="same_kind")
+        x._version.n += 1
+        x._node = node
+        _tell_base(x)
+    else:
+        np.copyto(target, value, casting="same_kind")
+        x._version.n += 1
+    return x
+
+
+def check_writable(x: Any) -> None:
+    """Raise RuntimeError where an in-place op on x would be wrong."""
+    array = x._array
+    if not array.flags.writeable:
+        raise RuntimeError(f"a read-only array of shape {array.shape} cannot be changed in place; clone() it first")
+    if array.size > 1 and any(s == 0 and n > 1 for s, n in zip(array.strides, array.shape, strict=True)):
+        raise RuntimeError("an expanded tensor, whose elements share memory, cannot be changed in place; clone() it")
+    if not mode.grad:
+        return
+    if x._requires_grad and x._node is None:
+        raise RuntimeError("a leaf that requires grad cannot be changed in place; do it under no_grad()")
+    view = x._view
+    while view is not None:
+        base = view.base
+        if base._requires_grad and base._node is None:
+            raise RuntimeError("a view of a leaf that requires grad cannot be changed in place; do it under no_grad()")
+        if view.replay is None:
+            raise RuntimeError("a view taken under no_grad() cannot be changed in place where gradients are recorded")
+        view = base._view
+
+
+def _tell_base(x: Any) -> None:
+    """Give the tensors that x looks into a history in which x's part is x."""
+    while (view := x._view) is not None:
+        view.seen = x._version.n
+        base = view.base
+        # base._node, not edge_to(base): it speaks of the base before the write
+        before = Variable.new(base._array, base._version, base._node)
+        base._node = _write_view(before, x, view.replay)._node
+        x = base
+
+
+@op
+def _write_view(base: Any, part: Any, view: Callable[[Any], Any]) -> Any:
+    return base  # the storage was written to already
+
+
+def _outside(g: Any, view: Callable[[Any], Any]) -> Any:
+    """g with zeros where the view looks."""
+    mask = np.ones_like(g._array)
+    with no_grad():
+        view(Variable.new(mask))._array[...] = 0
+    return g * Variable.new(mask)
+
+
+_write_view.vjps(base=lambda g, view: _outside(g, view), part=lambda g, view: view(g))
+
+
+@op
+def overwritten(input: Any, value: Any) -> Any:
+    """The value in place of the input: what `copy_`, `fill_` and `zero_` compute."""
+    return np.broadcast_to(value, input.shape).astype(input.dtype)
+
+
+overwritten.vjps(
+    input=lambda g: g * 0.0,
+    value=lambda g, value_shape: g.sum_to_size(*value_shape),
+)

@@ -1,0 +1,189 @@
+"""What an op is: a forward on arrays, and one vjp rule per input.
+
+    @op
+    def mul(a, b):
+        return a * b
+
+    mul.vjps(a=lambda g, b: g * b, b=lambda g, a: g * a)
+
+A rule takes the gradient g of the output and, by name, what else it needs: an input, a parameter of the forward, `out`,
+an extra array that the forward returned, or the shape of an input (`a_shape`). Only what the rules of the inputs that
+need a gradient name is kept for backward. Rules are written in ops on tensors, so gradients have gradients.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from types import MethodType
+from typing import Any, NamedTuple
+
+from .autograd import Node, Saved, SavedOutput, Variable, View, edge_to, mode
+
+
+class Rule(NamedTuple):
+    """A vjp rule and how to find each value that it names."""
+
+    fn: Callable[..., Any]
+    needs: tuple[tuple[str, str, int], ...]  # (name, kind, position); kind: input, shape, param, out, aux
+
+
+class Op:
+    """A differentiable function of tensors; call it with tensors (or numbers) first, parameters after them."""
+
+    def __init__(
+        self,
+        forward: Callable[..., Any],
+        *,
+        view: bool = False,
+        broadcasts: bool = False,
+        aux: tuple[str, ...] = (),
+    ) -> None:
+        self.name = forward.__name__.strip("_")
+        self.__doc__ = forward.__doc__
+        self.forward = forward
+        self.is_view = view  # the output looks into the storage of the first input
+        self.broadcasts = broadcasts  # inputs may be smaller than the output; gradients are summed back
+        self.aux = aux  # the names of the arrays that the forward returns beside its output
+        self.names = tuple(inspect.signature(forward).parameters)
+        kinds = [p.kind for p in inspect.signature(forward).parameters.values()]
+        self.variadic = inspect.Parameter.VAR_POSITIONAL in kinds
+        self.rules: dict[int, Rule] = {}
+        self.joint: Rule | None = None
+        self.composed: Rule | None = None
+
+    def vjps(self, **rules: Callable[..., Any]) -> None:
+        """Declare the rule of each differentiable input, by the input's name."""
+        for name, fn in rules.items():
+            self.rules[self.names.index(name)] = self._rule(fn)
+
+    def joint_vjp(self, fn: Callable[..., Any], composed: Callable[..., Any] | None = None) -> None:
+        """Declare one rule for all inputs together: `fn(g, wanted, ...)` returns a gradient or None per input.
+
+        `composed` says the same in differentiable ops; it runs instead where a graph of the gradient is being built.
+        """
+        self.joint = self._rule(fn, skip=2)
+        self.composed = self._rule(composed, skip=2) if composed is not None else None
+
+    def _rule(self, fn: Callable[..., Any], skip: int = 1) -> Rule:
+        return Rule(fn, tuple(self._locate(name) for name in list(inspect.signature(fn).parameters)[skip:]))
+
+    def _locate(self, name: str) -> tuple[str, str, int]:
+        if name == "out":
+            return name, "out", 0
+        if name in self.aux:
+            return name, "aux", self.aux.index(name)
+        if name in self.names:
+            return name, "input", self.names.index(name)
+        if name.removesuffix("_shape") in self.names:
+            return name, "shape", self.names.index(name.removesuffix("_shape"))
+        raise TypeError(f"a vjp rule of {self.name} names {name!r}, which is none of {self.names + self.aux} or 'out'")
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else MethodType(self, instance)  # an op is a method where a class names it
+
+    def __call__(self, *args: Any, **params: Any) -> Any:
+        out = self.forward(*[a._array if isinstance(a, Variable) else a for a in args], **params)
+        aux: Sequence[Any] = ()
+        if self.aux:
+            out, *aux = out
+        if self.is_view:
+            return self._view(args, out)
+        result = Variable.new(out)
+        if mode.grad:
+            self._record(result, args, params, aux)
+        return result
+
+    def _view(self, args: tuple[Any, ...], out: Any) -> Any:
+        """A view shares the version of its base and remembers how to look; a forward that had to copy does not."""
+        base = args[0]
+        array = base._array
+        if out.base is not array and (out.base is None or out.base is not array.base) and out is not array:
+            result = Variable.new(out)
+        else:
+            result = Variable.new(out if out is not array else array.view(), base._version)
+            if mode.grad:
+                result._view = View(base, lambda b: self(b, *args[1:]), base._version.n)
+            elif base._requires_grad or base._node is not None:
+                result._view = View(base, None, base._version.n)
+        if mode.grad:
+            self._record(result, args, {}, ())
+        return result
+
+    def _record(self, result: Any, args: tuple[Any, ...], params: dict[str, Any], aux: Sequence[Any]) -> None:
+        """Put a node for the result on the tape if any input that has a rule needs a gradient."""
+        joint = self.joint
+        if joint is None and not self.rules:
+            return
+        edges: list[Any] = []
+        needed = False
+        for i, a in enumerate(args):
+            edge = edge_to(a) if isinstance(a, Variable) and (joint is not None or i in self.rules) else None
+            edges.append(edge)
+            needed = needed or edge is not None
+        if not needed:
+            return
+        saved: dict[str, Any] = {}
+        for rule in self._rules_for(edges):
+            for name, kind, at in rule.needs:
+                if name not in saved:
+                    saved[name] = self._keep(kind, at, name, args, edges, params, result, aux)
+        metas = tuple(
+            (a._array.shape, a._array.dtype) if isinstance(a, Variable) else ((), None) for a in args
+        )
+        result._node = Node(self, tuple(edges), metas, saved)
+
+    def _rules_for(self, edges: Sequence[Any]) -> list[Rule]:
+        if self.joint is not None:
+            return [self.joint] if self.composed is None else [self.joint, self.composed]
+        return [rule for i, rule in self.rules.items() if edges[i] is not None]
+
+    def _keep(
+        self,
+        kind: str,
+        at: int,
+        name: str,
+        args: tuple[Any, ...],
+        edges: Sequence[Any],
+        params: dict[str, Any],
+        result: Any,
+        aux: Sequence[Any],
+    ) -> Any:
+        if kind == "out":
+            return SavedOutput(result, None)
+        if kind == "aux":
+            return aux[at]
+        if self.variadic:  # every positional argument is an input
+            if kind == "shape":
+                return tuple(a._array.shape for a in args)
+            return params[name]
+        value = args[at]
+        if kind == "shape":
+            return value._array.shape if isinstance(value, Variable) else ()
+        return Saved(value, edges[at]) if isinstance(value, Variable) else value
+
+    def vjp(self, node: Node, g: Any, wanted: Sequence[bool]) -> Sequence[Any]:
+        """The gradients of the wanted inputs of one recorded call."""
+        if self.joint is not None:
+            rule = self.composed if mode.grad and self.composed is not None else self.joint
+            return rule.fn(g, wanted, *_unpacked(node, rule))  # type: ignore[no-any-return]
+        return [
+            self.rules[i].fn(g, *_unpacked(node, self.rules[i])) if want else None for i, want in enumerate(wanted)
+        ]
+
+
+def _unpacked(node: Node, rule: Rule) -> list[Any]:
+    saved = node.saved
+    assert saved is not None
+    values = []
+    for name, _, _ in rule.needs:
+        value = saved[name]
+        values.append(value.unpack(node) if isinstance(value, Saved) else value)
+    return values
+
+
+def op(forward: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Declare an op: `@op`, or with options `@op(view=True)`, `@op(broadcasts=True)`, `@op(aux=("index",))`."""
+    if forward is None:
+        return lambda fn: Op(fn, **options)
+    return Op(forward, **options)
