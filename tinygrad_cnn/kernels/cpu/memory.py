@@ -1,8 +1,10 @@
-"""The buffer pool: aligned arrays that are reused as soon as nobody refers to them.
+"""The buffer pool: aligned arrays that are reused as soon as nobody refers to them; and the order of axes in memory.
 
 A fresh 10 MB activation costs more in page faults than in arithmetic, and a training step asks for the same sizes
 again and again. A buffer is free when the pool holds its only reference: NumPy views keep their owner alive, so the
 reference count of the owner says it all, and nothing needs to be handed back.
+
+Kernels walk over C-contiguous memory. Images have the shape (N, C, H, W) and, normally, the memory of (N, H, W, C).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,30 +20,55 @@ import numpy as np
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 SMALL = 4096  # bytes: below it NumPy's own allocator is faster than looking for a buffer
 IDLE_LIMIT = 1 << 30  # bytes of unused buffers kept before the pool lets go of them
+SCAN = 64  # buffers of one size looked at per request, and 64 more where a cursor stands: 100,000 may be alive
+
+CHANNELS_LAST = (0, 2, 3, 1)
+CHANNELS_FIRST = (0, 3, 1, 2)
+
+
+class _Size:
+    """The buffers of one size: (bytes, offset of the aligned part), and where to look for a free one next."""
+
+    __slots__ = ("buffers", "cursor")
+
+    def __init__(self) -> None:
+        self.buffers: list[tuple[np.ndarray, int]] = []
+        self.cursor = SCAN
 
 
 class Pool:
     """Buffers of raw bytes by size; safe to use from several threads."""
 
     def __init__(self) -> None:
-        self._buffers: dict[int, list[tuple[np.ndarray, int]]] = {}  # size -> (bytes, offset of the aligned part)
+        self._sizes: dict[int, _Size] = {}
         self._lock = threading.Lock()
         self._bytes = 0
 
-    def take(self, nbytes: int) -> tuple[np.ndarray, int]:
-        """A uint8 array that nobody uses, and the offset at which `nbytes` aligned bytes begin; contents arbitrary."""
+    def array(self, shape: tuple[int, ...], dtype: np.dtype, nbytes: int) -> np.ndarray:
+        """An array over a buffer that nobody uses, contents arbitrary; sizes round up to 4 KiB pages."""
         size = -(-nbytes // SMALL) * SMALL
-        with self._lock:
-            for entry in self._buffers.get(size, ()):
-                if sys.getrefcount(entry[0]) == _FREE:
-                    return entry
-            if self._bytes + size > IDLE_LIMIT:
-                self._trim()
-            raw = np.empty(size + ALIGNMENT, np.uint8)
-            entry = raw, -raw.ctypes.data % ALIGNMENT
-            self._buffers.setdefault(size, []).append(entry)
-            self._bytes += size
-            return entry
+        with self._lock:  # until the array is made, another thread would take the buffer for a free one
+            found = self._sizes.get(size)
+            if found is not None:
+                for raw, offset in islice(found.buffers, SCAN):  # the first free one: likely to be in the cache
+                    if sys.getrefcount(raw) == _FREE:
+                        return np.ndarray(shape, dtype, raw, offset)
+                if len(found.buffers) > SCAN:
+                    found.cursor = found.cursor + SCAN if found.cursor + SCAN < len(found.buffers) else SCAN
+                    for raw, offset in islice(found.buffers, found.cursor, found.cursor + SCAN):
+                        if sys.getrefcount(raw) == _FREE:
+                            found.cursor -= SCAN  # there may be more here
+                            return np.ndarray(shape, dtype, raw, offset)
+            return self._new(shape, dtype, size)
+
+    def _new(self, shape: tuple[int, ...], dtype: np.dtype, size: int) -> np.ndarray:
+        if self._bytes + size > IDLE_LIMIT:
+            self._trim()
+        raw = np.empty(size + ALIGNMENT, np.uint8)
+        offset = -raw.ctypes.data % ALIGNMENT
+        self._sizes.setdefault(size, _Size()).buffers.append((raw, offset))
+        self._bytes += size
+        return np.ndarray(shape, dtype, raw, offset)
 
     def trim(self) -> None:
         """Give every unused buffer back to the system."""
@@ -48,16 +76,25 @@ class Pool:
             self._trim()
 
     def _trim(self) -> None:
-        for size, entries in list(self._buffers.items()):
-            busy = [entry for entry in entries if sys.getrefcount(entry[0]) > _FREE]
-            self._bytes -= size * (len(entries) - len(busy))
-            if busy:
-                self._buffers[size] = busy
-            else:
-                del self._buffers[size]
+        for size, found in list(self._sizes.items()):
+            busy = []
+            for raw, offset in found.buffers:
+                if sys.getrefcount(raw) > _FREE:
+                    busy.append((raw, offset))
+            self._bytes -= size * (len(found.buffers) - len(busy))
+            found.buffers = busy
+            if not busy:
+                del self._sizes[size]
 
 
-_FREE = 2  # what sys.getrefcount says of a buffer that only its entry refers to (the other is its own argument)
+def _references_to_an_unused_buffer() -> int:
+    """What sys.getrefcount says in the loops above; not the same number in every version of Python."""
+    for raw, _ in [(np.empty(1, np.uint8), 0)]:
+        return sys.getrefcount(raw)
+    raise AssertionError
+
+
+_FREE = _references_to_an_unused_buffer()
 pool = Pool()
 
 
@@ -67,21 +104,66 @@ def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes < SMALL:
         return np.empty(shape, dtype)
-    raw, offset = pool.take(nbytes)
-    return np.ndarray(shape, dtype, raw, offset)
-
-
-def empty_like(x: np.ndarray) -> np.ndarray:
-    """An uninitialised array of x's shape, dtype and order of axes in memory (channels-last stays channels-last)."""
-    if x.flags.c_contiguous:
-        return empty(x.shape, x.dtype)
-    order = sorted(range(x.ndim), key=lambda axis: (-abs(x.strides[axis]), axis))
-    base = empty(tuple(x.shape[axis] for axis in order), x.dtype)
-    return base.transpose(np.argsort(order))
+    return pool.array(shape, dtype, nbytes)
 
 
 def zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
     """A C-contiguous array of zeros, 64-byte aligned from 4 KiB on."""
     out = empty(shape, dtype)
     out.fill(0)
+    return out
+
+
+def empty_like(x: np.ndarray, dtype: Any = None) -> np.ndarray:
+    """An uninitialised array of x's shape and order of axes in memory (channels-last stays channels-last)."""
+    order = axis_order(x)
+    dtype = x.dtype if dtype is None else dtype
+    if order is None:
+        return empty(x.shape, dtype)
+    base = empty(tuple(x.shape[axis] for axis in order), dtype)
+    return base.transpose(CHANNELS_FIRST if order == CHANNELS_LAST else np.argsort(order))
+
+
+def axis_order(x: np.ndarray) -> tuple[int, ...] | None:
+    """The axes from the outermost to the innermost in memory; None for the logical order."""
+    if x.flags.c_contiguous:
+        return None
+    if x.ndim == 4 and (x.transpose(CHANNELS_LAST).flags.c_contiguous or 0 in x.strides):
+        return CHANNELS_LAST
+    if 0 in x.strides:
+        return None
+    order = tuple(sorted(range(x.ndim), key=lambda axis: (-abs(x.strides[axis]), axis)))
+    return None if order == tuple(range(x.ndim)) else order
+
+
+def flat(x: np.ndarray, order: tuple[int, ...] | None = None) -> np.ndarray:
+    """The elements as a 1-D array in the given order of axes: a view if x lies so in memory, else a copy.
+
+    Read-only and unaligned arrays are copied too: to Numba each would be another type, and compile all kernels anew.
+    """
+    if order is not None:
+        x = x.transpose(order)
+    return x.reshape(-1) if x.flags.carray else copy(x).reshape(-1)
+
+
+def nhwc(x: np.ndarray) -> np.ndarray:
+    """(N, C, H, W) -> C-contiguous (N, H, W, C): a view of channels-last memory, else a copy."""
+    base = x.transpose(CHANNELS_LAST)
+    return base if base.flags.carray else copy(base)
+
+
+def nchw(base: np.ndarray) -> np.ndarray:
+    """(N, H, W, C) -> the (N, C, H, W) view."""
+    return base.transpose(CHANNELS_FIRST)
+
+
+def contiguous(x: np.ndarray) -> np.ndarray:
+    """x in C order, aligned and writable: itself, else a copy."""
+    return x if x.flags.carray else copy(x)
+
+
+def copy(x: np.ndarray) -> np.ndarray:
+    """A C-contiguous copy."""
+    out = empty(x.shape, x.dtype)
+    np.copyto(out, x)
     return out

@@ -1,0 +1,229 @@
+"""One element at a time: NumPy's ufuncs into pooled memory, and kernels of our own where those are slower.
+
+On 1e6 float32 (Zen 5, one thread): np.maximum(x, 0) 340 us, ours 90; np.where 4200, ours 150; exp, log and tanh 240 to
+500, which our own polynomials do not beat.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .. import launch
+from ..compile import jit
+from .memory import CHANNELS_LAST, SMALL, axis_order, empty, flat, nchw
+from .memory import empty_like as empty_like
+
+PARALLEL_BYTES = 1 << 20  # from here on two threads add and multiply faster than NumPy's one
+_TO_BOOL = frozenset(
+    {np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal, np.isnan, np.isinf, np.isfinite}
+)
+_ARITHMETIC = {np.add: 0, np.subtract: 1, np.multiply: 2}
+
+
+def unary(ufunc: np.ufunc, x: np.ndarray) -> np.ndarray:
+    """ufunc(x), in x's order of axes."""
+    if x.nbytes < SMALL or x.dtype.kind != "f":
+        return np.asarray(ufunc(x))
+    return ufunc(x, out=empty_like(x, np.bool_ if ufunc in _TO_BOOL else x.dtype))
+
+
+def binary(ufunc: np.ufunc, a: Any, b: Any) -> np.ndarray:
+    """ufunc(a, b) with NumPy's broadcasting and weak Python scalars, in the order of axes of the larger array."""
+    large, small = (b, a) if _nbytes(b) > _nbytes(a) else (a, b)
+    if _nbytes(large) < SMALL or large.dtype.kind != "f":
+        return np.asarray(ufunc(a, b))
+    if type(small) is np.ndarray:
+        if small.dtype != large.dtype:
+            return np.asarray(ufunc(a, b))
+        if small.shape != large.shape:
+            if small.ndim > large.ndim or np.broadcast(a, b).shape != large.shape:
+                return np.asarray(ufunc(a, b))  # NumPy finds shape and order itself
+        elif large.nbytes >= PARALLEL_BYTES and ufunc in _ARITHMETIC:
+            return _arithmetic(_ARITHMETIC[ufunc], a, b)
+    return ufunc(a, b, out=empty_like(large, np.bool_ if ufunc in _TO_BOOL else large.dtype))
+
+
+def _nbytes(x: Any) -> int:
+    return x.nbytes if type(x) is np.ndarray else 0
+
+
+def _alike(x: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """An output like x, its elements in memory order, and x and the others as flat arrays of the same order."""
+    order = axis_order(x)
+    if order is None:
+        out = empty(x.shape, x.dtype)
+        elements = out.reshape(-1)
+    elif order is CHANNELS_LAST:
+        n, c, h, w = x.shape
+        base = empty((n, h, w, c), x.dtype)
+        out, elements = nchw(base), base.reshape(-1)
+    else:
+        out = empty_like(x)
+        elements = out.transpose(order).reshape(-1)
+    return out, elements, [flat(other, order) for other in (x, *others)]
+
+
+def _arithmetic(code: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    out, elements, (a, b) = _alike(a, b)
+    launch(_arithmetic_kernel, code, a, b, elements, work=elements.size)
+    return out
+
+
+@jit(parts=True)
+def _arithmetic_kernel(code, a, b, y, p, parts):
+    lo, hi = p * y.size // parts, (p + 1) * y.size // parts
+    a, b, y = a[lo:hi], b[lo:hi], y[lo:hi]
+    if code == 0:
+        for i in range(y.size):
+            y[i] = a[i] + b[i]
+    elif code == 1:
+        for i in range(y.size):
+            y[i] = a[i] - b[i]
+    else:
+        for i in range(y.size):
+            y[i] = a[i] * b[i]
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    """max(x, 0); NaN stays NaN."""
+    if x.nbytes < SMALL or x.dtype.kind != "f":
+        return np.asarray(np.maximum(x, 0))
+    out, elements, (x,) = _alike(x)
+    launch(_relu, x, elements, work=x.size)
+    return out
+
+
+@jit(parts=True)
+def _relu(x, y, p, parts):
+    lo, hi = p * y.size // parts, (p + 1) * y.size // parts
+    zero = x.dtype.type(0)
+    x, y = x[lo:hi], y[lo:hi]
+    for i in range(y.size):
+        y[i] = zero if x[i] <= zero else x[i]
+
+
+def relu_grad(g: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """g, but 0 where relu's output (or input) is <= 0; at NaN the gradient passes, as in PyTorch."""
+    if g.nbytes < SMALL:
+        return np.asarray(np.where(out <= 0, g.dtype.type(0), g))
+    dx, elements, (out, g) = _alike(out, g)
+    launch(_relu_grad, g, out, elements, work=g.size)
+    return dx
+
+
+@jit(parts=True)
+def _relu_grad(g, x, y, p, parts):
+    lo, hi = p * y.size // parts, (p + 1) * y.size // parts
+    zero = g.dtype.type(0)
+    g, x, y = g[lo:hi], x[lo:hi], y[lo:hi]
+    for i in range(y.size):
+        y[i] = zero if x[i] <= zero else g[i]
+
+
+def leaky_relu(x: np.ndarray, negative_slope: float) -> np.ndarray:
+    """x where x > 0, else negative_slope * x."""
+    return leaky_relu_grad(x, x, negative_slope)
+
+
+def leaky_relu_grad(g: np.ndarray, x: np.ndarray, negative_slope: float) -> np.ndarray:
+    """g where x > 0, else negative_slope * g."""
+    out, elements, (x, g) = _alike(x, g)
+    launch(_leaky_relu, g, x, x.dtype.type(negative_slope), elements, work=g.size)
+    return out
+
+
+@jit(parts=True)
+def _leaky_relu(g, x, slope, y, p, parts):
+    lo, hi = p * y.size // parts, (p + 1) * y.size // parts
+    zero = g.dtype.type(0)
+    g, x, y = g[lo:hi], x[lo:hi], y[lo:hi]
+    for i in range(y.size):
+        y[i] = g[i] if x[i] > zero else slope * g[i]
+
+
+def where(condition: np.ndarray, a: Any, b: Any) -> np.ndarray:
+    """a where the boolean condition holds, else b; arrays of one float dtype and one shape take the fast path."""
+    if (
+        type(a) is np.ndarray
+        and type(b) is np.ndarray
+        and a.shape == b.shape == condition.shape
+        and a.dtype == b.dtype
+        and a.dtype.kind == "f"
+        and a.nbytes >= SMALL
+        and condition.dtype == np.bool_
+    ):
+        out, elements, (a, b, condition) = _alike(a, b, condition)
+        launch(_where, condition, a, b, elements, work=a.size)
+        return out
+    return np.asarray(np.where(condition, a, b))
+
+
+@jit(parts=True)
+def _where(condition, a, b, y, p, parts):
+    lo, hi = p * y.size // parts, (p + 1) * y.size // parts
+    condition, a, b, y = condition[lo:hi], a[lo:hi], b[lo:hi], y[lo:hi]
+    for i in range(y.size):
+        yes, no = a[i], b[i]  # both are loaded, so that this is a blend and not a branch
+        y[i] = yes if condition[i] else no
+
+
+def exp(x: np.ndarray) -> np.ndarray:
+    """e ** x."""
+    return unary(np.exp, x)
+
+
+def log(x: np.ndarray) -> np.ndarray:
+    """The natural logarithm."""
+    return unary(np.log, x)
+
+
+def tanh(x: np.ndarray) -> np.ndarray:
+    """The hyperbolic tangent."""
+    return unary(np.tanh, x)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + e ** -x), accurate in both tails."""
+    out, elements, (x,) = _alike(x)
+    launch(_sigmoid, x, elements, work=8 * x.size)
+    return out
+
+
+@jit(parts=True)
+def _sigmoid(x, y, p, parts):
+    lo, hi = p * y.size // parts, (p + 1) * y.size // parts
+    x, y = x[lo:hi], y[lo:hi]
+    for i in range(y.size):
+        v = np.float64(x[i])
+        z = math.exp(-abs(v))
+        y[i] = (1.0 if v >= 0 else z) / (1.0 + z) if v == v else v
+
+
+def erf(x: np.ndarray) -> np.ndarray:
+    """The error function."""
+    out, elements, (x,) = _alike(x)
+    launch(_erf, x, elements, work=20 * x.size)
+    return out
+
+
+@jit(parts=True)
+def _erf(x, y, p, parts):
+    for i in range(p * y.size // parts, (p + 1) * y.size // parts):
+        y[i] = math.erf(x[i])
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    """x times the normal distribution function of x, by erfc: exact in the lower tail too."""
+    out, elements, (x,) = _alike(x)
+    launch(_gelu, x, elements, work=20 * x.size)
+    return out
+
+
+@jit(parts=True)
+def _gelu(x, y, p, parts):
+    for i in range(p * y.size // parts, (p + 1) * y.size // parts):
+        v = np.float64(x[i])
+        y[i] = 0.5 * v * math.erfc(-v * 0.7071067811865476) if abs(v) < 40 else max(v, 0.0) if v == v else v
