@@ -1,0 +1,84 @@
+"""Contractions: a plan of integers, a body that walks it, and the door that runs it.
+
+A plan is built once per shape (`lru_cache`) and holds every count, stride and tile address, so that a call costs a
+few microseconds of Python. A body is a kernel `(plan, a, b, c, bias, scratch, part, parts)` over flat arrays that
+computes its share of the tasks.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from .. import get_num_threads, launch
+from . import memory, simd
+
+#: Whether the kernels can run; else the reference does.
+ENABLED = not numba.config.DISABLE_JIT
+
+#: A column panel in a plan: the tiles of `rows` and `rows - 1` rows, the first column, the lanes in use in the last
+#: vector, how many tiles cover the rows, and how many of them are the larger ones.
+BIG, SMALL, COLUMN, LANES, TILES, BIGS, ROWS = range(7)
+PANEL = 7
+
+
+class Work(NamedTuple):
+    """A contraction ready to run: its body, plan, scratch elements per part, and multiply-adds."""
+
+    body: Any
+    plan: np.ndarray
+    scratch: int
+    work: int
+
+
+def run(work: Work, a: np.ndarray, b: np.ndarray, c: np.ndarray, bias: np.ndarray | None = None) -> None:
+    """Run on C-contiguous arrays of one dtype; c is the output."""
+    flat = c.reshape(-1)
+    empty = _empty(c.dtype.char)
+    scratch = memory.empty((get_num_threads() * work.scratch,), c.dtype) if work.scratch else empty
+    bias = empty if bias is None else bias.reshape(-1)
+    launch(work.body, work.plan, _flat(a), _flat(b), flat, bias, scratch, work=work.work)
+
+
+@cache
+def _empty(char: str) -> np.ndarray:
+    return np.empty(0, char)
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+    """A 1-D view; a copy of a read-only array, which would be another Numba type and compile everything anew."""
+    return x.reshape(-1) if x.flags.writeable else x.flatten()
+
+
+def panels(dtype: Any, kind: int, rows: int, columns: int) -> list[int]:
+    """Cover a (rows, columns) block with tiles: the panels, PANEL numbers each, that take the fewest cycles."""
+    lanes = simd.lanes(dtype)
+    vectors = -(-columns // lanes)
+    choices = [_split(vectors, -(-vectors // widest)) for widest in range(1, simd.max_vectors() + 1)]
+    widths = min(choices, key=lambda widths: sum(_cycles(rows, width) for width in widths))
+    out, first = [], 0
+    for width in widths:
+        tiles = -(-rows // simd.max_rows(width))
+        big = -(-rows // tiles)
+        used = min(columns - first * lanes, width * lanes) - (width - 1) * lanes
+        out += [
+            simd.tile_address(dtype, kind, width, big),
+            simd.tile_address(dtype, kind, width, max(big - 1, 1)),
+        ]
+        out += [first * lanes, used, tiles, rows - tiles * (big - 1), big]
+        first += width
+    return out
+
+
+def _split(total: int, parts: int) -> list[int]:
+    """`total` in `parts` whole numbers that differ by one at most, largest first."""
+    return [total // parts + (i < total % parts) for i in range(parts)]
+
+
+def _cycles(rows: int, width: int) -> float:
+    """Cycles per k of a panel: two multiply-adds or two loads a cycle, and a multiply-add takes four."""
+    tiles = _split(rows, -(-rows // simd.max_rows(width)))
+    return sum(max(m * width / 2, (m + width) / 2, 4) + 0.5 for m in tiles)

@@ -1,0 +1,548 @@
+"""Two-dimensional convolution and its two gradients on channels-last memory, without im2col.
+
+In channels-last memory the window of an output pixel is `kh` runs of `kw * C` neighbours, so a register tile reads it
+in place. Letters: N images, H x W pixels, C channels, O output channels, P x Q output pixels, G groups.
+
+- forward: a tile is pixels of one output row x output channels; it walks the window.
+- input gradient: a forward convolution of the output gradient with flipped, transposed weights; with a stride, one
+  for each phase of the input pixels, as only every stride-th tap reaches a pixel.
+- weight gradient: a tile is taps x output channels; it walks the pixels of a block that fits the L2 cache.
+- padding: a band of rows is copied with its zeros into scratch that stays in the L2 cache (under 1 % of the time).
+
+Arrays have PyTorch's logical shapes (N, C, H, W) and (O, C/G, KH, KW); in memory activations are NHWC and weights
+HWIO, seen through transposed views. Other layouts are converted on entry.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import reference
+from ..compile import jit
+from ..spec import Conv2dSpec
+from . import contract, memory, simd
+from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
+from .matmul import column_sums
+from .simd import A1, A2, AK, AR, B1, B2, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, clear, copy
+
+#: Bytes of input that a task copies or walks at a time: with the weights it has to stay in the L2 cache.
+BAND_BYTES = 256 << 10
+#: Tasks worth having, so that threads finish together.
+TASKS = 16
+
+#: Reads in place of C-contiguous NHWC and HWIO; both are views when the layout is already so.
+_NHWC, _NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+_HWIO, _OIHW = (2, 3, 1, 0), (3, 2, 0, 1)
+
+
+def conv2d(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Conv2dSpec) -> np.ndarray:
+    """(N, C, H, W) * (O, C/G, KH, KW) + (O,) -> (N, O, P, Q), in NHWC memory; all of one dtype."""
+    if not contract.ENABLED or x.dtype.char not in "fd":
+        return reference.conv2d(x, w, bias, spec)
+    work, shape = _forward(x.dtype.char, x.shape, w.shape, bias is not None, spec)
+    y = memory.empty(shape, x.dtype)
+    if work is not None:
+        contract.run(work, _layout(x, _NHWC), _layout(w, _HWIO), y, bias)
+    elif y.size:  # no channels: sums of nothing
+        y[...] = 0 if bias is None else bias
+    return y.transpose(_NCHW)
+
+
+def conv2d_input_grad(
+    g: np.ndarray, w: np.ndarray, input_hw: tuple[int, int], spec: Conv2dSpec
+) -> np.ndarray:
+    """(N, O, P, Q), (O, C/G, KH, KW) -> (N, C, H, W), in NHWC memory: the transposed convolution of g."""
+    if not contract.ENABLED or g.dtype.char not in "fd":
+        return reference.conv2d_input_grad(g, w, input_hw, spec)
+    work, shape, covered = _input_grad(g.dtype.char, g.shape, w.shape, input_hw, spec)
+    x = memory.empty(shape, g.dtype)
+    if not covered:
+        x.fill(0)
+    if work is not None:
+        contract.run(work, _layout(g, _NHWC), _flipped(w, input_hw, spec), x)
+    return x.transpose(_NCHW)
+
+
+def conv2d_weight_grad(
+    x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int], spec: Conv2dSpec
+) -> np.ndarray:
+    """(N, C, H, W), (N, O, P, Q) -> (O, C/G, KH, KW), in HWIO memory."""
+    if not contract.ENABLED or x.dtype.char not in "fd":
+        return reference.conv2d_weight_grad(x, g, kernel_hw, spec)
+    work, shape, shards = _weight_grad(x.dtype.char, x.shape, g.shape, kernel_hw, spec)
+    if work is None:
+        return memory.zeros(shape, x.dtype).transpose(_OIHW)
+    w = memory.empty(shape, x.dtype)
+    partial = w if shards == 1 else memory.empty((shards, w.size), x.dtype)
+    contract.run(work, _layout(x, _NHWC), _layout(g, _NHWC), partial)
+    if shards > 1:
+        column_sums(partial, w)
+    return w.transpose(_OIHW)
+
+
+def conv2d_bias_grad(g: np.ndarray) -> np.ndarray:
+    """(N, O, P, Q) -> (O,): sums over images and pixels, in blocks."""
+    if not contract.ENABLED or g.dtype.char not in "fd":
+        return reference.conv2d_bias_grad(g)
+    g = _layout(g, _NHWC)
+    return column_sums(g.reshape(-1, g.shape[3]))
+
+
+def _layout(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """The C-contiguous array with these axes: x's own memory where it lies so, else a copy."""
+    x = x.transpose(axes)
+    if x.flags.c_contiguous:
+        return x
+    out = memory.empty(x.shape, x.dtype)
+    np.copyto(out, x)
+    return out
+
+
+# The plan of a walk over windows, which serves forward and input gradient: a header, then one phase after another.
+# A phase is the output pixels at (y + row*y_row + column*y_column) and the windows they read.
+(
+    IMAGES,
+    GROUPS,
+    PHASES,
+    SCRATCH,
+    X_IMAGE,
+    Y_IMAGE,
+    HEIGHT,
+    WIDTH,
+    CHANNELS,
+    GROUP_IN,
+    GROUP_OUT,
+    FLAT,
+    HEADER,
+) = range(13)
+# fmt: off
+(FIRST_TASK, BANDS, OUT_ROWS, Y_AT, Y_ROW, Y_COLUMN, X_ROW, X_COLUMN, W_AT, SPAN_ROWS, SPAN_COLUMNS, ROW_STEP,
+ PADDED, A_ROW, A_TILE, N_PANELS, NEXT, TILE) = range(18)
+# fmt: on
+PHASE = TILE + TILE_ARGS
+
+
+class _Phase(NamedTuple):
+    """Output pixels of a regular grid: where they lie, where their windows start, and the taps that reach them."""
+
+    out: tuple[int, int]  # rows, columns
+    at: tuple[int, int]  # the first pixel, in rows and columns of the output array
+    step: tuple[int, int]  # from pixel to pixel
+    origin: tuple[int, int]  # the first window's corner in the input; negative in the padding
+    stride: tuple[int, int]
+    taps: tuple[int, int]
+    dilation: tuple[int, int]
+    weights: int  # offset of the first tap in the weight array
+
+
+def _walk(
+    char: str,
+    n: int,
+    x_shape: tuple[int, int, int],
+    y_shape: tuple[int, int, int],
+    groups: int,
+    phases: list[_Phase],
+    biased: bool,
+) -> contract.Work | None:
+    """The plan that computes every phase: x (N, H, W, C), weights (taps, C/G, O), y (N, P, Q, O)."""
+    (h, w, c), (p, q, o) = x_shape, y_shape
+    depthwise = groups == c == o
+    group_in, group_out = (1, o) if depthwise else (c // groups, o // groups)
+    kind = simd.LANEWISE if depthwise else simd.OUTER
+    itemsize = np.dtype(char).itemsize
+    body: list[int] = []
+    tasks = scratch = work = 0
+    for phase in phases:
+        span = [(t - 1) * d + 1 for t, d in zip(phase.taps, phase.dilation, strict=True)]
+        reach = [(m - 1) * s + k for m, s, k in zip(phase.out, phase.stride, span, strict=True)]
+        padded = any(b < 0 or b + r > size for b, r, size in zip(phase.origin, reach, (h, w), strict=True))
+        columns = reach[1] if padded else w
+        bands = min(phase.out[0], max(-(-reach[0] * columns * c * itemsize // BAND_BYTES), -(-TASKS // n)))
+        if padded:
+            rows = (-(-phase.out[0] // bands) - 1) * phase.stride[0] + span[0]
+            scratch = max(scratch, rows * columns * c)
+        merged = phase.dilation[1] == 1 and groups == 1
+        tile = [0] * TILE_ARGS
+        tile[N1], tile[N2] = phase.taps[0], 1 if merged else phase.taps[1]
+        tile[N3] = phase.taps[1] * group_in if merged else group_in
+        tile[A1], tile[A2], tile[AK] = phase.dilation[0] * columns * c, phase.dilation[1] * c, 1
+        tile[AR] = phase.stride[1] * c
+        tile[B1], tile[B2], tile[BK] = phase.taps[1] * group_in * o, group_in * o, o
+        tile[LDC], tile[START] = phase.step[1] * o, simd.BIAS if biased else simd.ZERO
+        panels = contract.panels(char, kind, phase.out[1], group_out)
+        head = [0] * TILE
+        head[FIRST_TASK], head[BANDS], head[OUT_ROWS] = tasks, bands, phase.out[0]
+        head[Y_AT] = (phase.at[0] * q + phase.at[1]) * o
+        head[Y_ROW], head[Y_COLUMN] = phase.step[0] * q * o, phase.step[1] * o
+        head[X_ROW], head[X_COLUMN], head[W_AT] = *phase.origin, phase.weights
+        head[SPAN_ROWS], head[SPAN_COLUMNS], head[ROW_STEP] = span[0], columns, phase.stride[0]
+        head[PADDED], head[A_ROW] = padded, phase.stride[0] * columns * c
+        head[A_TILE] = phase.stride[1] * c
+        head[N_PANELS], head[NEXT] = len(panels) // PANEL, PHASE + len(panels)
+        body += head + tile + panels
+        tasks += n * bands
+        work += n * phase.out[0] * phase.out[1] * phase.taps[0] * phase.taps[1] * group_in * o
+    if tasks == 0:
+        return None
+    header = [0] * HEADER
+    header[IMAGES], header[GROUPS], header[PHASES], header[SCRATCH] = (
+        n,
+        1 if depthwise else groups,
+        len(phases),
+        scratch,
+    )
+    header[X_IMAGE], header[Y_IMAGE] = h * w * c, p * q * o
+    header[HEIGHT], header[WIDTH], header[CHANNELS] = h, w, c
+    header[GROUP_IN], header[GROUP_OUT], header[FLAT] = group_in, group_out, depthwise
+    plan = np.array(header + body, np.int64)
+    return contract.Work(_walk_windows, plan, scratch, work)
+
+
+@jit(parts=True)
+def _walk_windows(plan, x, w, y, bias, scratch, part, parts):  # type: ignore[no-untyped-def]
+    """Body: this part's share of the (phase, image, band of rows) tasks."""
+    images = plan[IMAGES]
+    at = HEADER
+    tasks = 0
+    for _ in range(plan[PHASES]):
+        tasks += images * plan[at + BANDS]
+        at += plan[at + NEXT]
+    begin, end = tasks * part // parts, tasks * (part + 1) // parts
+    at = HEADER
+    for _ in range(plan[PHASES]):
+        first, bands = plan[at + FIRST_TASK], plan[at + BANDS]
+        for task in range(max(begin, first), min(end, first + images * bands)):
+            n, band = (task - first) // bands, (task - first) % bands
+            rows = plan[at + OUT_ROWS]
+            top, bottom = rows * band // bands, rows * (band + 1) // bands
+            if plan[at + PADDED]:
+                base = part * plan[SCRATCH]
+                _copy_band(plan, at, x, n, top, bottom, scratch, base)
+                _tile_band(plan, at, scratch, base, w, y, bias, n, top, bottom)
+            else:
+                row = top * plan[at + ROW_STEP] + plan[at + X_ROW]
+                base = n * plan[X_IMAGE] + (row * plan[WIDTH] + plan[at + X_COLUMN]) * plan[CHANNELS]
+                _tile_band(plan, at, x, base, w, y, bias, n, top, bottom)
+        at += plan[at + NEXT]
+
+
+@jit
+def _copy_band(plan, at, x, n, top, bottom, scratch, base):  # type: ignore[no-untyped-def]
+    """Copy the input rows under output rows top..bottom, with zeros where they leave the image."""
+    channels, width = plan[CHANNELS], plan[WIDTH]
+    first = top * plan[at + ROW_STEP] + plan[at + X_ROW]
+    last = (bottom - 1) * plan[at + ROW_STEP] + plan[at + X_ROW] + plan[at + SPAN_ROWS]
+    columns, left = plan[at + SPAN_COLUMNS], plan[at + X_COLUMN]
+    source, to = n * plan[X_IMAGE], base
+    for row in range(first, last):
+        copy_row(
+            x, source + row * width * channels, row, plan[HEIGHT], width, channels, left, columns, scratch, to
+        )
+        to += columns * channels
+
+
+@jit
+def copy_row(x, source, row, height, width, channels, left, columns, scratch, to):  # type: ignore[no-untyped-def]
+    """Copy columns left..left+columns of an image row to scratch, with zeros outside of the image."""
+    begin = min(max(-left, 0), columns)
+    end = max(min(width - left, columns), begin)
+    if row < 0 or row >= height:
+        begin = end = columns
+    clear(scratch, to, begin * channels)
+    if end > begin:
+        copy(scratch, to + begin * channels, x, source + (left + begin) * channels, (end - begin) * channels)
+    clear(scratch, to + end * channels, (columns - end) * channels)
+
+
+@jit
+def _tile_band(plan, at, source, base, w, y, bias, n, top, bottom):  # type: ignore[no-untyped-def]
+    """All tiles of output rows top..bottom; `base` is the first window's first element in source."""
+    tile = at + TILE
+    group_in, group_out, lanewise = plan[GROUP_IN], plan[GROUP_OUT], plan[FLAT]
+    for group in range(plan[GROUPS]):
+        for p in range(plan[at + N_PANELS]):
+            panel = at + PHASE + p * PANEL
+            column = group * group_out + plan[panel + COLUMN]
+            left = base + (column if lanewise else group * group_in)
+            start = n * plan[Y_IMAGE] + plan[at + Y_AT] + column
+            for row in range(top, bottom):
+                a = left + (row - top) * plan[at + A_ROW]
+                c = start + row * plan[at + Y_ROW]
+                for t in range(plan[panel + TILES]):
+                    big = t < plan[panel + BIGS]
+                    call_tile(
+                        plan[panel + BIG] if big else plan[panel + SMALL],
+                        plan, tile, source, a, w, plan[at + W_AT] + column, y, c, bias, column, plan[panel + LANES],
+                    )  # fmt: skip
+                    m = plan[panel + ROWS] - (0 if big else 1)
+                    a += m * plan[at + A_TILE]
+                    c += m * plan[at + Y_COLUMN]
+
+
+@lru_cache(4096)
+def _forward(
+    char: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], biased: bool, spec: Conv2dSpec
+) -> tuple[contract.Work | None, tuple[int, ...]]:
+    (n, c, h, w), (o, _, kh, kw) = x_shape, w_shape
+    p, q = spec.output_hw((h, w), (kh, kw))
+    shape = (n, p, q, o)
+    if 0 in shape or c == 0:
+        return None, shape
+    if (kh, kw, *spec.stride, *spec.padding) == (1, 1, 1, 1, 0, 0, 0, 0):
+        h, w = p, q = _longer_rows(h, w)
+    top, _, left, _ = spec.padding
+    phase = _Phase((p, q), (0, 0), (1, 1), (-top, -left), spec.stride, (kh, kw), spec.dilation, 0)
+    return _walk(char, n, (h, w, c), (p, q, o), spec.groups, [phase], biased), shape
+
+
+def _longer_rows(h: int, w: int) -> tuple[int, int]:
+    """The same pixels in rows of 56 or more where possible: to a 1x1 kernel an image is a line of pixels."""
+    times = next((d for d in range(1, h + 1) if h % d == 0 and d * w >= 56), h)
+    return h // times, w * times
+
+
+@lru_cache(4096)
+def _input_grad(
+    char: str, g_shape: tuple[int, ...], w_shape: tuple[int, ...], input_hw: tuple[int, int], spec: Conv2dSpec
+) -> tuple[contract.Work | None, tuple[int, ...], bool]:
+    """The work, the shape of dX in memory, and whether the work writes all of it."""
+    (n, o, p, q), (_, c, kh, kw) = g_shape, w_shape
+    shape = (n, *input_hw, c * spec.groups)
+    if 0 in shape or 0 in g_shape:
+        return None, shape, False
+    rows = _phases(input_hw[0], spec.padding[0], spec.stride[0], spec.dilation[0], kh)
+    columns = _phases(input_hw[1], spec.padding[2], spec.stride[1], spec.dilation[1], kw)
+    phases, weights = [], 0
+    for r in rows:
+        for s in columns:
+            phases.append(
+                _Phase(
+                    (r.count, s.count), (r.at, s.at), spec.stride, (r.origin, s.origin), (1, 1),
+                    (len(r.taps), len(s.taps)), (r.dilation, s.dilation), weights,
+                )
+            )  # fmt: skip
+            weights += len(r.taps) * len(s.taps) * (o if spec.groups == 1 else o // spec.groups) * shape[3]
+    covered = sum(r.count for r in rows) == input_hw[0] and sum(s.count for s in columns) == input_hw[1]
+    return _walk(char, n, (p, q, o), shape[1:], spec.groups, phases, False), shape, covered
+
+
+class _Axis(NamedTuple):
+    """Along one axis, the input pixels that the same taps reach, and the output pixels these taps bring."""
+
+    count: int
+    at: int
+    origin: int
+    taps: tuple[int, ...]  # kernel positions, in the order of the output pixels
+    dilation: int
+
+
+@lru_cache(4096)
+def _phases(size: int, before: int, stride: int, dilation: int, kernel: int) -> tuple[_Axis, ...]:
+    """Input pixel i gets tap k from output pixel (i + before - k*dilation) / stride, where that is whole."""
+    out = []
+    for at in range(min(stride, size)):
+        taps = [k for k in range(kernel) if (at + before - k * dilation) % stride == 0]
+        if taps:
+            outputs = [(at + before - k * dilation) // stride for k in reversed(taps)]  # ascending
+            step = outputs[1] - outputs[0] if len(outputs) > 1 else 1
+            out.append(_Axis(-(-(size - at) // stride), at, outputs[0], tuple(reversed(taps)), step))
+    return tuple(out)
+
+
+def _flipped(w: np.ndarray, input_hw: tuple[int, int], spec: Conv2dSpec) -> np.ndarray:
+    """(O, C/G, KH, KW) -> for each phase (taps, O/G, G, C/G), taps in the order of the phase, one after another."""
+    o, c, kh, kw = w.shape
+    groups = spec.groups
+    # (KH, KW, O/G, G, C/G)
+    grouped = w.reshape(groups, o // groups, c, kh, kw).transpose(3, 4, 1, 0, 2)
+    flat = memory.empty((w.size,), w.dtype)
+    end = 0
+    for rows, columns in _tap_slices(input_hw, (kh, kw), spec):
+        taps = grouped[rows, columns]
+        begin, end = end, end + taps.size
+        np.copyto(flat[begin:end].reshape(taps.shape), taps)
+    return flat[:end]
+
+
+@lru_cache(4096)
+def _tap_slices(
+    input_hw: tuple[int, int], kernel_hw: tuple[int, int], spec: Conv2dSpec
+) -> list[tuple[slice, slice]]:
+    rows, columns = (
+        [_backwards(axis.taps) for axis in _phases(size, before, stride, dilation, kernel)]
+        for size, before, stride, dilation, kernel in zip(
+            input_hw, spec.padding[::2], spec.stride, spec.dilation, kernel_hw, strict=True
+        )
+    )
+    return [(r, c) for r in rows for c in columns]
+
+
+def _backwards(taps: tuple[int, ...]) -> slice:
+    """The slice that takes these evenly spaced, descending positions."""
+    step = taps[1] - taps[0] if len(taps) > 1 else -1
+    stop = taps[-1] + step
+    return slice(taps[0], stop if stop >= 0 else None, step)
+
+
+# The plan of a weight gradient. Its tasks are shards x splits: a shard is a run of blocks of images and rows and has
+# its own sum, a split a share of the (tap run, panel) jobs. Both are chosen by size, so no thread count changes a bit.
+# fmt: off
+(W_SHARDS, W_SPLITS, W_BLOCKS, W_BANDS, W_IMAGES, W_BLOCK_IMAGES, W_ROWS, W_SIZE, W_RUNS, W_PANELS, W_GROUPS,
+ W_SCRATCH, W_PADDED, W_X_IMAGE, W_G_IMAGE, W_G_ROW, W_ORIGIN_ROW, W_ORIGIN_COLUMN, W_SPAN_ROWS, W_SPAN_COLUMNS,
+ W_STRIDE, W_HEIGHT, W_WIDTH, W_CHANNELS, W_GROUP_IN, W_GROUP_OUT, W_LANEWISE, W_RUN_ROWS, W_LDC, W_A_TILE,
+ W_TILE) = range(31)
+# fmt: on
+W_HEADER = W_TILE + 8 * TILE_ARGS
+RUN_X, RUN_W, RUN = 0, 1, 2  # a run of taps: its offset in x's window and in the weights
+
+
+@lru_cache(4096)
+def _weight_grad(
+    char: str,
+    x_shape: tuple[int, ...],
+    g_shape: tuple[int, ...],
+    kernel_hw: tuple[int, int],
+    spec: Conv2dSpec,
+) -> tuple[contract.Work | None, tuple[int, ...], int]:
+    """The work, the shape of dW in memory, and how many shards the work writes."""
+    (n, c, h, w), (_, o, p, q), (kh, kw) = x_shape, g_shape, kernel_hw
+    groups = spec.groups
+    shape = (kh, kw, c // groups, o)
+    if 0 in shape or 0 in g_shape:
+        return None, shape, 1
+    if (kh, kw, *spec.stride, *spec.padding) == (1, 1, 1, 1, 0, 0, 0, 0):
+        h, w = p, q = _longer_rows(h, w)
+    (sy, sx), (dy, dx), (top, bottom, left, right) = spec.stride, spec.dilation, spec.padding
+    depthwise = groups == c == o
+    group_in, group_out = (1, o) if depthwise else (c // groups, o // groups)
+    itemsize = np.dtype(char).itemsize
+    padded = any(spec.padding)
+    span, columns = (kh - 1) * dy + 1, (q - 1) * sx + (kw - 1) * dx + 1 if padded else w
+
+    row_bytes = (sy * columns * c + q * o) * itemsize
+    bands = -(-p * row_bytes // (2 * BAND_BYTES))
+    rows = -(-p // bands)
+    block_images = 1 if bands > 1 else max(1, min(2 * BAND_BYTES // (p * row_bytes), -(-n // TASKS)))
+    blocks = -(-n // block_images) * bands
+
+    # x's offset of a run of neighbouring taps, its place in the weights, and its length
+    if depthwise:
+        runs = [((y * dy * columns) * c, y * kw * c) for y in range(kh)]
+        run_rows, row_step, ldc = kw, dx * c, c
+    elif dx == 1 and groups == 1:
+        runs = [(y * dy * columns * c, y * kw * c * o) for y in range(kh)]
+        run_rows, row_step, ldc = kw * c, 1, o
+    else:
+        runs = [
+            ((y * dy * columns + z * dx) * c, (y * kw + z) * group_in * o)
+            for y in range(kh)
+            for z in range(kw)
+        ]
+        run_rows, row_step, ldc = group_in, 1, o
+    kind = simd.LANEWISE if depthwise else simd.OUTER
+    panels = contract.panels(char, kind, run_rows, group_out)
+
+    size = kh * kw * (c // groups) * o
+    jobs = len(runs) * (len(panels) // PANEL) * (1 if depthwise else groups)
+    shards = max(1, min(blocks, TASKS, n * (h * w * c + p * q * o) // (4 * size)))
+    splits = min(jobs, -(-TASKS // shards))
+
+    head = [0] * W_TILE
+    head[W_SHARDS], head[W_SPLITS], head[W_BLOCKS], head[W_BANDS] = shards, splits, blocks, bands
+    head[W_IMAGES], head[W_BLOCK_IMAGES], head[W_ROWS], head[W_SIZE] = n, block_images, p, size
+    head[W_RUNS], head[W_PANELS], head[W_GROUPS] = len(runs), len(panels) // PANEL, 1 if depthwise else groups
+    scratch_image = ((rows - 1) * sy + span) * columns * c
+    head[W_SCRATCH], head[W_PADDED] = scratch_image * block_images if padded else 0, padded
+    head[W_X_IMAGE], head[W_G_IMAGE], head[W_G_ROW] = h * w * c, p * q * o, q * o
+    head[W_ORIGIN_ROW], head[W_ORIGIN_COLUMN] = -top, -left
+    head[W_SPAN_ROWS], head[W_SPAN_COLUMNS], head[W_STRIDE] = span, columns, sy
+    head[W_HEIGHT], head[W_WIDTH], head[W_CHANNELS] = h, w, c
+    head[W_GROUP_IN], head[W_GROUP_OUT], head[W_LANEWISE] = group_in, group_out, depthwise
+    head[W_RUN_ROWS], head[W_LDC], head[W_A_TILE] = run_rows, ldc, row_step
+    tiles = []  # by START, then one row more or not, then a full block of images or the last one
+    for images in (block_images, n - (-(-n // block_images) - 1) * block_images):
+        for more in (0, 1):
+            for start in (simd.ZERO, simd.LOAD):
+                tile = [0] * TILE_ARGS
+                tile[N1], tile[N2], tile[N3] = images, p // bands + more, q
+                tile[A1], tile[A2] = scratch_image if padded else h * w * c, sy * columns * c
+                tile[AK], tile[AR] = sx * c, row_step
+                tile[B1], tile[B2], tile[BK] = p * q * o, q * o, o
+                tile[LDC], tile[START] = ldc, start
+                tiles += tile
+    plan = np.array(head + tiles + [number for run in runs for number in run] + panels, np.int64)
+    work = n * p * q * size
+    return contract.Work(_walk_weights, plan, head[W_SCRATCH], work), shape, shards
+
+
+@jit(parts=True)
+def _walk_weights(plan, x, g, w, bias, scratch, part, parts):  # type: ignore[no-untyped-def]
+    """Body: this part's share of the (shard, split) tasks."""
+    tasks = plan[W_SHARDS] * plan[W_SPLITS]
+    for task in range(tasks * part // parts, tasks * (part + 1) // parts):
+        shard, split = task // plan[W_SPLITS], task % plan[W_SPLITS]
+        first = plan[W_BLOCKS] * shard // plan[W_SHARDS]
+        last = plan[W_BLOCKS] * (shard + 1) // plan[W_SHARDS]
+        for block in range(first, last):
+            _weights_of_block(
+                plan, x, g, w, scratch, part * plan[W_SCRATCH], shard, split, block, block == first
+            )
+
+
+@jit
+def _weights_of_block(plan, x, g, w, scratch, base, shard, split, block, begins):  # type: ignore[no-untyped-def]
+    """Add what a block of images and rows gives to the jobs of a split."""
+    bands, rows = plan[W_BANDS], plan[W_ROWS]
+    n, band = block // bands * plan[W_BLOCK_IMAGES], block % bands
+    images = min(plan[W_BLOCK_IMAGES], plan[W_IMAGES] - n)
+    top, bottom = rows * band // bands, rows * (band + 1) // bands
+    more = bottom - top - rows // bands
+    tile = W_TILE + TILE_ARGS * (4 * (images < plan[W_BLOCK_IMAGES]) + 2 * more + (not begins))
+    b = n * plan[W_G_IMAGE] + top * plan[W_G_ROW]
+    row = top * plan[W_STRIDE] + plan[W_ORIGIN_ROW]
+    if plan[W_PADDED]:
+        to = base
+        last = (bottom - 1) * plan[W_STRIDE] + plan[W_ORIGIN_ROW] + plan[W_SPAN_ROWS]
+        for image in range(n, n + images):
+            _copy_rows(plan, x, image * plan[W_X_IMAGE], row, last, scratch, to)
+            to += plan[tile + A1]
+        _weight_tiles(plan, tile, scratch, base, g, b, w, shard, split)
+    else:
+        a = n * plan[W_X_IMAGE] + row * plan[W_WIDTH] * plan[W_CHANNELS]
+        _weight_tiles(plan, tile, x, a, g, b, w, shard, split)
+
+
+@jit
+def _copy_rows(plan, x, source, first, last, scratch, to):  # type: ignore[no-untyped-def]
+    channels, width, columns = plan[W_CHANNELS], plan[W_WIDTH], plan[W_SPAN_COLUMNS]
+    for row in range(first, last):
+        at = source + row * width * channels
+        copy_row(x, at, row, plan[W_HEIGHT], width, channels, plan[W_ORIGIN_COLUMN], columns, scratch, to)
+        to += columns * channels
+
+
+@jit
+def _weight_tiles(plan, tile, x, base, g, b, w, shard, split):  # type: ignore[no-untyped-def]
+    """The (group, run, panel) jobs of a split: each walks the whole block with its sums in registers."""
+    runs, panels, splits = plan[W_RUNS], plan[W_PANELS], plan[W_SPLITS]
+    jobs = plan[W_GROUPS] * runs * panels
+    for job in range(jobs * split // splits, jobs * (split + 1) // splits):
+        run, rest = job % runs, job // runs
+        panel = W_HEADER + RUN * runs + (rest % panels) * PANEL
+        group = rest // panels
+        column = group * plan[W_GROUP_OUT] + plan[panel + COLUMN]
+        first = W_HEADER + RUN * run
+        a = base + plan[first + RUN_X] + (column if plan[W_LANEWISE] else group * plan[W_GROUP_IN])
+        c = shard * plan[W_SIZE] + plan[first + RUN_W] + column
+        for t in range(plan[panel + TILES]):
+            big = t < plan[panel + BIGS]
+            call_tile(
+                plan[panel + BIG] if big else plan[panel + SMALL],
+                plan, tile, x, a, g, b + column, w, c, w, 0, plan[panel + LANES],
+            )  # fmt: skip
+            m = plan[panel + ROWS] - (0 if big else 1)
+            a += m * plan[W_A_TILE]
+            c += m * plan[W_LDC]
