@@ -190,7 +190,8 @@ def walk(
     `.grad` of every leaf reached and returns nothing.
     """
     consumers = _count_consumers([edge for edge, _ in roots])
-    useful = None if targets is None else _leading_to(set(targets), consumers)
+    wanted_edges = None if targets is None else set(targets)  # a set: by identity, where a list would use Tensor's ==
+    useful = None if wanted_edges is None else _leading_to(wanted_edges, consumers)
     found: dict[Edge, Any] = {}
     pending: dict[Edge, Any] = {}
     with set_grad_enabled(create_graph):
@@ -203,9 +204,10 @@ def walk(
             assert edge is not None
             if g is not None:
                 g = _run_hooks(edge, g)
-                if targets is not None and edge in useful and edge in targets:  # type: ignore[operator]
-                    found[edge] = g
-                elif targets is None and isinstance(edge, Variable):
+                if wanted_edges is not None:
+                    if edge in wanted_edges:
+                        found[edge] = g
+                elif isinstance(edge, Variable):
                     _accumulate(edge, g)
             if isinstance(edge, Variable):
                 continue

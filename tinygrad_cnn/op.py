@@ -69,12 +69,12 @@ class Op:
         return Rule(fn, tuple(self._locate(name) for name in list(inspect.signature(fn).parameters)[skip:]))
 
     def _locate(self, name: str) -> tuple[str, str, int]:
+        if name in self.names:  # before "out": an op may have an input of that name
+            return name, "input", self.names.index(name)
         if name == "out":
             return name, "out", 0
         if name in self.aux:
             return name, "aux", self.aux.index(name)
-        if name in self.names:
-            return name, "input", self.names.index(name)
         if name.removesuffix("_shape") in self.names:
             return name, "shape", self.names.index(name.removesuffix("_shape"))
         raise TypeError(f"a vjp rule of {self.name} names {name!r}, which is none of {self.names + self.aux} or 'out'")
