@@ -157,7 +157,7 @@ class Op:
             if kind == "shape":
                 return tuple(a._array.shape for a in args)
             return params[name]
-        value = args[at]
+        value = args[at] if at < len(args) else params[name]
         if kind == "shape":
             return value._array.shape if isinstance(value, Variable) else ()
         return Saved(value, edges[at]) if isinstance(value, Variable) else value

@@ -1,0 +1,60 @@
+"""What users pass as dimensions and sizes, checked at the door and made non-negative."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import index
+from typing import Any
+
+import numpy as np
+
+from ..autograd import Variable
+
+
+def array_of(op: str, x: Any) -> np.ndarray:
+    """The array of a tensor; TypeError for anything else."""
+    if not isinstance(x, Variable):
+        raise TypeError(f"{op} expects a Tensor, got {type(x).__name__}; use tg.tensor()")
+    return x._array
+
+
+def integer_array_of(op: str, x: Any) -> np.ndarray:
+    """The array of an int64 or int32 tensor; TypeError for anything else."""
+    array = array_of(op, x)
+    if array.dtype.kind != "i":
+        raise TypeError(f"{op} expects an integer tensor as index, got {array.dtype}; use .long()")
+    return array
+
+
+def dim_of(op: str, dim: Any, ndim: int) -> int:
+    """dim in [0, ndim); a 0-d tensor counts as one of one dimension. IndexError when it is out of range."""
+    try:
+        at = index(dim)
+    except TypeError:
+        raise TypeError(f"{op} expects an int as dim, got {type(dim).__name__} {dim!r}") from None
+    n = ndim or 1
+    if not -n <= at < n:
+        raise IndexError(f"{op}: dim {at} is out of range for a tensor of {ndim} dimensions; use {-n} to {n - 1}")
+    return at + n if at < 0 else at
+
+
+def dims_of(op: str, dim: Any, ndim: int) -> tuple[int, ...]:
+    """The axes meant by an int, a sequence of ints, or None or () for all of them; RuntimeError for repeated ones."""
+    if dim is None:
+        return tuple(range(ndim))
+    if not isinstance(dim, tuple | list):
+        axis = dim_of(op, dim, ndim)
+        return (axis,) if ndim else ()
+    if not dim:
+        return tuple(range(ndim))
+    axes = tuple(dim_of(op, d, ndim) for d in dim)
+    if len(set(axes)) < len(axes):
+        raise RuntimeError(f"{op}: a dimension appears more than once in dim={dim} of a tensor of {ndim} dimensions")
+    return axes if ndim else ()
+
+
+def size_of(size: Sequence[Any]) -> tuple[int, ...]:
+    """`f(2, 3)` and `f((2, 3))` mean the same."""
+    if len(size) == 1 and isinstance(size[0], Sequence):
+        size = size[0]
+    return tuple(map(index, size))
