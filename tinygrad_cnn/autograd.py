@@ -140,13 +140,16 @@ class SavedOutput(Saved):
 class Node:
     """One op on the tape: the edges to its inputs, and the values that its vjp rules read."""
 
-    __slots__ = ("__weakref__", "edges", "hooks", "metas", "op", "retain", "saved", "trace")
+    __slots__ = ("__weakref__", "edges", "hooks", "keeps", "metas", "op", "retain", "saved", "trace")
 
-    def __init__(self, op: Any, edges: tuple[Edge, ...], metas: tuple[Any, ...], saved: dict[str, Any]) -> None:
+    def __init__(
+        self, op: Any, edges: Sequence[Edge], metas: Sequence[Any], saved: dict[str, Any], keeps: bool
+    ) -> None:
         self.op = op
         self.edges = edges
-        self.metas = metas  # (shape, dtype) of each input
+        self.metas = metas  # (shape, dtype) of each input that has an edge
         self.saved: dict[str, Any] | None = saved
+        self.keeps = keeps  # whether `saved` holds arrays, which are worth freeing
         self.hooks: dict[int, Hook] | None = None
         self.retain: weakref.ref[Variable] | None = None
         self.trace = "".join(traceback.format_stack()[:-3]) if mode.anomaly else None
@@ -169,7 +172,7 @@ class Node:
 
     def release(self) -> None:
         """Let go of saved arrays; a node that kept only shapes and numbers can be walked again."""
-        if self.saved and any(isinstance(value, Saved | np.ndarray) for value in self.saved.values()):
+        if self.keeps:
             self.saved = None
 
 
@@ -202,14 +205,16 @@ def walk(
             edge = ready.pop()
             g = pending.pop(edge, None)
             assert edge is not None
+            is_leaf = isinstance(edge, Variable)
             if g is not None:
-                g = _run_hooks(edge, g)
+                if (edge._hooks if is_leaf else edge.hooks or edge.retain) is not None:  # type: ignore[union-attr]
+                    g = _run_hooks(edge, g)
                 if wanted_edges is not None:
                     if edge in wanted_edges:
                         found[edge] = g
-                elif isinstance(edge, Variable):
-                    _accumulate(edge, g)
-            if isinstance(edge, Variable):
+                elif is_leaf:
+                    _accumulate(edge, g)  # type: ignore[arg-type]
+            if is_leaf:
                 continue
             wanted = [e is not None and (useful is None or e in useful) for e in edge.edges]
             run = g is not None and any(wanted)
@@ -219,11 +224,16 @@ def walk(
                 if e is None:
                     continue
                 if grad is not None:
-                    _add(pending, e, grad)
-                consumers[e] -= 1
-                if consumers[e] == 0:
+                    if e in pending:
+                        _add(pending, e, grad)
+                    else:
+                        pending[e] = grad
+                left = consumers[e] - 1
+                consumers[e] = left
+                if left == 0:
                     ready.append(e)
-            grads = ()
+            grad = None
+            grads = ()  # nothing here may refer to a gradient that `_is_unshared` is going to look at
             if run and not retain_graph:
                 edge.release()
     return found
@@ -269,11 +279,12 @@ def _vjp(node: Node, g: Any, wanted: Sequence[bool]) -> Sequence[Any]:
     """The node's gradients, each brought to the shape and dtype of its input."""
     try:
         grads = list(node.vjp(g, wanted))
-        for i, (grad, (shape, dtype)) in enumerate(zip(grads, node.metas, strict=True)):
+        for i, grad in enumerate(grads):
             if grad is None:
                 continue
-            if grad is g or any(grad is earlier for earlier in grads[:i]):
-                grad = grads[i] = _alias(grad)
+            shape, dtype = node.metas[i]
+            if grad is g or (i and any(grad is earlier for earlier in grads[:i])):
+                grad = _alias(grad)
             if grad._array.shape != shape:
                 grad = _fit(node, i, grad, shape)
             if grad._array.dtype != dtype:
@@ -645,7 +656,7 @@ class SavedSlot(Saved):
 
 def _head(node: Any, slot: int) -> Node:
     """The node between a many-output FunctionNode and one of its outputs."""
-    return Node(_Pick(node.name, slot), (node,), (((), node.outputs[slot][1]),), {})
+    return Node(_Pick(node.name, slot), (node,), (((), node.outputs[slot][1]),), {}, False)
 
 
 class _Pick:
@@ -719,7 +730,7 @@ class Function:
     @classmethod
     def _record(cls, ctx: FunctionCtx, args: Any, edges: tuple[Edge, ...], outputs: tuple[Any, ...]) -> Any:
         metas = tuple((a._array.shape, a._array.dtype) if isinstance(a, Variable) else ((), None) for a in args)
-        node = FunctionNode(cls, edges, metas, {})
+        node = FunctionNode(cls, edges, metas, {}, False)
         node.ctx = ctx
         ctx._node = weakref.ref(node)
         node.outputs = tuple((out._array.shape, out._array.dtype) for out in outputs)

@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from types import MethodType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .autograd import Node, Saved, SavedOutput, Variable, View, edge_to, mode
 
 
@@ -112,69 +114,65 @@ class Op:
 
     def _record(self, result: Any, args: tuple[Any, ...], params: dict[str, Any], aux: Sequence[Any]) -> None:
         """Put a node for the result on the tape if any input that has a rule needs a gradient."""
-        joint = self.joint
-        if joint is None and not self.rules:
-            return
+        rules, joint = self.rules, self.joint
         edges: list[Any] = []
+        metas: list[Any] = []
         needed = False
         for i, a in enumerate(args):
-            edge = edge_to(a) if isinstance(a, Variable) and (joint is not None or i in self.rules) else None
+            edge = meta = None
+            if isinstance(a, Variable) and (i in rules or joint is not None):
+                edge = a._node if a._view is None and a._node is not None else edge_to(a)
+                if edge is not None:
+                    needed = True
+                    meta = a._array.shape, a._array.dtype
             edges.append(edge)
-            needed = needed or edge is not None
+            metas.append(meta)
         if not needed:
             return
         saved: dict[str, Any] = {}
-        for rule in self._rules_for(edges):
+        keeps = False
+        if joint is not None:
+            wanted = [joint] if self.composed is None else [joint, self.composed]
+        else:
+            wanted = [rule for i, rule in rules.items() if edges[i] is not None]
+        for rule in wanted:
             for name, kind, at in rule.needs:
-                if name not in saved:
-                    saved[name] = self._keep(kind, at, name, args, edges, params, result, aux)
-        metas = tuple(
-            (a._array.shape, a._array.dtype) if isinstance(a, Variable) else ((), None) for a in args
-        )
-        result._node = Node(self, tuple(edges), metas, saved)
-
-    def _rules_for(self, edges: Sequence[Any]) -> list[Rule]:
-        if self.joint is not None:
-            return [self.joint] if self.composed is None else [self.joint, self.composed]
-        return [rule for i, rule in self.rules.items() if edges[i] is not None]
-
-    def _keep(
-        self,
-        kind: str,
-        at: int,
-        name: str,
-        args: tuple[Any, ...],
-        edges: Sequence[Any],
-        params: dict[str, Any],
-        result: Any,
-        aux: Sequence[Any],
-    ) -> Any:
-        if kind == "out":
-            return SavedOutput(result, None)
-        if kind == "aux":
-            return aux[at]
-        if self.variadic:  # every positional argument is an input
-            if kind == "shape":
-                return tuple(a._array.shape for a in args)
-            return params[name]
-        value = args[at] if at < len(args) else params[name]
-        if kind == "shape":
-            return value._array.shape if isinstance(value, Variable) else ()
-        return Saved(value, edges[at]) if isinstance(value, Variable) else value
+                if name in saved:
+                    continue
+                if name in params:
+                    value = params[name]
+                elif kind == "input":
+                    value = args[at]
+                    if isinstance(value, Variable):
+                        value = Saved(value, edges[at])
+                elif kind == "out":
+                    value = SavedOutput(result, None)
+                elif kind == "aux":
+                    value = aux[at]
+                elif self.variadic:  # every positional argument is an input
+                    value = tuple(a._array.shape for a in args)
+                else:
+                    value = args[at]._array.shape if isinstance(args[at], Variable) else ()
+                keeps = keeps or isinstance(value, Saved | np.ndarray)
+                saved[name] = value
+        result._node = Node(self, edges, metas, saved, keeps)
 
     def vjp(self, node: Node, g: Any, wanted: Sequence[bool]) -> Sequence[Any]:
         """The gradients of the wanted inputs of one recorded call."""
-        if self.joint is not None:
-            rule = self.composed if mode.grad and self.composed is not None else self.joint
-            return rule.fn(g, wanted, *_unpacked(node, rule))  # type: ignore[no-any-return]
-        return [
-            self.rules[i].fn(g, *_unpacked(node, self.rules[i])) if want else None for i, want in enumerate(wanted)
-        ]
+        saved = node.saved
+        assert saved is not None
+        joint = self.joint
+        if joint is not None:
+            rule = self.composed if mode.grad and self.composed is not None else joint
+            return rule.fn(g, wanted, *_unpacked(saved, rule, node))  # type: ignore[no-any-return]
+        grads = []
+        for i, want in enumerate(wanted):
+            grads.append(self.rules[i].fn(g, *_unpacked(saved, self.rules[i], node)) if want else None)
+        return grads
 
 
-def _unpacked(node: Node, rule: Rule) -> list[Any]:
-    saved = node.saved
-    assert saved is not None
+def _unpacked(saved: dict[str, Any], rule: Rule, node: Node) -> list[Any]:
+    """The values that a rule names, tensors with their versions checked."""
     values = []
     for name, _, _ in rule.needs:
         value = saved[name]
