@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..tensor import Tensor, from_numpy
+from ..creation import from_numpy
+from ..tensor import Tensor
 
 
 def default_collate(batch: Sequence[Any]) -> Any:

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import random
-from ..tensor import Tensor, from_numpy
+from ..creation import from_numpy
+from ..tensor import Tensor
 from .collate import default_collate
 from .idx import read_idx
 

@@ -25,24 +25,24 @@ Ints = npt.NDArray[np.int64]
 _PIECES = 5  # straight pieces of one spline span
 _SIZE = 28
 _BOX = 20.0
+_MIDDLE = 14.0  # MNIST's mean centre of mass, in pixel numbers from 0
 _TRAITS = 19  # random numbers of an image besides those of its control points
-_SHARDS = (
-    64  # image i uses scratch i % 64, which one thread owns: the split never depends on the thread count
-)
+_SHARDS = 64  # image i uses scratch i % 64, which one part owns: the split never depends on their number
 
 # How hands and pens differ: standard deviations, chosen so that the pictures resemble MNIST's.
-_JITTER = 0.045  # of a control point, in units of the glyph's box
+_RAREST = 2.0  # standard deviations that occur: digits beyond could be read as others
+_JITTER = 0.055  # of a control point, in units of the glyph's box
 _LOOSE_ENDS = 1.6  # times that where a stroke begins or ends
 _BEND = 0.03  # amplitude of the smooth field
 _WIDTH = 0.78  # mean width / height
-_WIDTH_SPREAD = 0.17  # of its logarithm
+_WIDTH_SPREAD = 0.21  # of its logarithm
 _SLANT = 0.18  # mean x per y: MNIST leans to the right
-_SLANT_SPREAD = 0.22
+_SLANT_SPREAD = 0.26
 _TURN = 0.10  # radians
 _RADIUS = 1.25  # mean half width of the pen in pixels
 _RADIUS_SPREAD = 0.28  # of its logarithm
 _RADIUS_WAVE = 0.12  # of its change along the stroke
-_SHIFT = 0.4  # pixels between the centre of mass and the middle
+_SHIFT = 0.3  # in pixels, of the centre of mass
 _NOISE = 0.12  # at the edge of the ink
 
 
@@ -88,7 +88,8 @@ def _draw_splines(controls: Floats, pen: Bytes, count: int, path: Floats) -> int
 def _bend(x: float, y: float, z: Floats) -> float:
     """How far the smooth field moves a point along x; called with x and y swapped for the other axis."""
     wave = z[0] * math.sin(3.0 * y + 3.0 * z[1]) + 0.5 * z[2] * math.sin(6.0 * y + 3.0 * z[3])
-    return _BEND * (wave + 5.0 * z[4] * (0.25 - x * x))
+    bend: float = _BEND * (wave + 5.0 * z[4] * (0.25 - x * x))
+    return bend
 
 
 @jit
@@ -122,10 +123,14 @@ def _frame(path: Floats, n: int, radius: float, traits: Floats) -> None:
             moment_x += 0.5 * length * (x + path[k - 1, 0])
             moment_y += 0.5 * length * (y + path[k - 1, 1])
     scale = (_BOX - 2.0 * radius) / max(high_x - low_x, high_y - low_y)
-    middle = 0.5 * (_SIZE - 1)
+    edge = radius + 1.0  # as close as the path comes to the border
+    shift_x = _MIDDLE + _SHIFT * traits[14] - scale * moment_x / mass
+    shift_x = min(max(shift_x, edge - scale * low_x), _SIZE - 1.0 - edge - scale * high_x)
+    shift_y = _MIDDLE + _SHIFT * traits[15] - scale * moment_y / mass
+    shift_y = min(max(shift_y, edge - scale * low_y), _SIZE - 1.0 - edge - scale * high_y)
     for k in range(n):
-        path[k, 0] = (path[k, 0] - moment_x / mass) * scale + middle + _SHIFT * traits[14]
-        path[k, 1] = (path[k, 1] - moment_y / mass) * scale + middle + _SHIFT * traits[15]
+        path[k, 0] = scale * path[k, 0] + shift_x
+        path[k, 1] = scale * path[k, 1] + shift_y
 
 
 @jit
@@ -166,7 +171,7 @@ def _shade(distance: Floats, softness: float, noise: Floats, image: Bytes) -> No
             image[row, col] = np.uint8(min(max(ink, 0.0), 1.0) * 255.0 + 0.5)
 
 
-@jit(parts=True)
+@jit(parts=True)  # type: ignore[untyped-decorator]  # a kernel is called with other arguments
 def _draw(
     glyph: Ints,
     points: Floats,
@@ -233,7 +238,7 @@ def _generate(n: int, key: list[int]) -> tuple[npt.NDArray[np.uint8], npt.NDArra
     # the shares of one digit's glyphs add up to 1: a number from [d, d + 1) falls on one of digit d's
     glyph = np.searchsorted(np.cumsum(glyphs.share)[:-1], 10 * chosen[:, 0], side="right")
     labels = glyphs.digit[glyph]
-    normals = traits.standard_normal((n, 2 * CONTROLS + _TRAITS), np.float32).clip(-2.5, 2.5)
+    normals = traits.standard_normal((n, 2 * CONTROLS + _TRAITS), np.float32).clip(-_RAREST, _RAREST)
     noise = paper.standard_normal(4 * _SIZE * _SIZE, np.float32)
     start = (chosen[:, 1] * 3 * _SIZE * _SIZE).astype(np.int64)
     images = np.empty((n, _SIZE, _SIZE), np.uint8)
