@@ -1,8 +1,7 @@
-"""Is the gradient right? The tape's answer against differences of the function itself, along random
-directions.
+"""Is the gradient right? The tape's answer against differences of the function itself.
 
-One direction through all inputs at once costs a few forward passes, however many elements there are, and a
-bug in any element shows in it: with cotangents and directions away from 0 and a step that leaves only
+One random direction through all inputs at once costs a few forward passes, however many elements there are,
+and a bug in any element shows in it: with cotangents and directions away from 0 and a step that leaves only
 rounding (degree <= 2), a gradient that is wrong by 1e-8 of its size is found. Only after a mismatch is the
 direction bisected to one element.
 """
@@ -10,25 +9,17 @@ direction bisected to one element.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import autograd
-from ..autograd import Variable, no_grad
 from ..tensor import Tensor
-from . import slopes
+from .check import Check, away_from_zero, check_wrt, listed, outputs_of, ratio
 from .invariants import broken_invariant
 from .report import GradcheckError, GradReport, name_of, raised
 from .reproduce import reproducer
-
-KINKS = ("subgradient", "reject", "fail")
-RTOL = {"polynomial": 1e-9, "smooth": 1e-7}
-#: A smooth estimate whose last extrapolation moved it by more than this many rtol is not settled.
-SETTLED = 100.0
-#: How many estimates a check may spend on telling elements at kinks from their neighbours.
-KINK_BUDGET = 48
 
 
 def gradcheck(
@@ -49,13 +40,13 @@ def gradcheck(
 ) -> GradReport:
     """Check the gradient of fn at the inputs, a Tensor or a sequence in which other values pass through.
 
-    `wrt` picks the inputs to differentiate, by default every float64 one. `degree` 1 or 2 says that fn is a
-    polynomial of that degree in them together, which allows the strictest test. `full` compares the whole
-    Jacobian instead of `projections` random ones. At a kink `kinks="subgradient"` accepts what lies between
-    the one-sided derivatives, "reject" calls the point inconclusive, "fail" fails. float32 inputs need an
-    explicit `rtol`: the float64 gradient is checked as usual and the float32 one compared with it at that
-    tolerance. `invariants` adds what must hold besides: nothing mutated, no memory shared, the same result
-    twice, in any layout, for any thread count and subset of inputs.
+    `wrt` picks the inputs to differentiate, by default every floating-point one. `degree` 1 or 2 says that
+    fn is a polynomial of that degree in them together, which allows the strictest test. `full` compares the
+    whole Jacobian instead of `projections` random ones. At a kink `kinks="subgradient"` accepts what lies
+    between the one-sided derivatives, "reject" calls the point inconclusive, "fail" fails. float32 inputs
+    need an explicit `rtol`: the float64 gradient is checked as usual and the float32 one compared with it
+    at that tolerance. `invariants` adds what must hold besides: nothing mutated, no memory shared, the same
+    result twice, in any layout, for any thread count and any subset of inputs that require grad.
 
     Raises GradcheckError (an AssertionError with a `report`) for a wrong gradient unless
     `raise_exception=False`, and TypeError or ValueError for what cannot be checked: no float input, an
@@ -67,7 +58,7 @@ def gradcheck(
     >>> bool(gradcheck(lambda x: x @ x, x, degree=2))
     True
     """
-    check = _Check(fn, inputs, wrt, degree, kinks, rtol, atol, step, seed)
+    check = Check(fn, inputs, wrt, degree, kinks, rtol, atol, step, seed)
     try:
         report = check.jacobian() if full else check.projections(projections)
     except GradcheckError as error:
@@ -76,19 +67,8 @@ def gradcheck(
         broken = broken_invariant(fn, check.inputs, check.wrt, check.cotangents(0), seed)
         if broken is not None:
             report = check.failed(broken)
-    if report.status == "failed":
-        call = _spelled(
-            degree=degree,
-            projections=projections,
-            full=full,
-            kinks=kinks,
-            rtol=rtol,
-            atol=atol,
-            step=step,
-            seed=seed,
-        )
-        report = dataclasses.replace(report, reproducer=reproducer("gradcheck", fn, check.given, wrt, call))
-    return raised(report, raise_exception)
+    options = _spelled(locals())
+    return raised(_reproducible(report, "gradcheck", fn, check.given, options), raise_exception)
 
 
 def gradgradcheck(
@@ -116,33 +96,38 @@ def gradgradcheck(
     what `create_graph=True` records, so that a fused backward and its composed form are compared as well.
     Raises as `gradcheck` does.
     """
-    given = _listed(inputs)
-    check = _Check(fn, inputs, wrt, degree, kinks, rtol, atol, step, seed)
-    cotangents = check.cotangents(0, stream=1) if grad_outputs is None else _listed(grad_outputs)
+    check = Check(fn, inputs, wrt, degree, kinks, rtol, atol, step, seed)
     live = check.live_outputs()
-    if grad_outputs is not None and len(cotangents) != len(live):
-        raise ValueError(f"got {len(cotangents)} grad_outputs for {len(live)} outputs that have a gradient")
     if grad_outputs is None:
-        cotangents = [cotangents[i] for i in live]
+        drawn = check.cotangents(0, stream=1)
+        cotangents = [drawn[i] for i in live]
+    else:
+        cotangents = listed(grad_outputs)
+        if len(cotangents) != len(live):
+            raise ValueError(
+                f"got {len(cotangents)} grad_outputs for {len(live)} outputs that have a gradient"
+            )
+    count = len(check.given)
 
     def vjp(*args: Any) -> tuple[Any, ...]:
-        xs, vs = list(args[: len(given)]), args[len(given) :]
-        with_graph = autograd.is_grad_enabled()
+        xs, vs = list(args[:count]), args[count:]
+        create_graph = autograd.is_grad_enabled()
         with autograd.enable_grad():
             for i in check.wrt:
                 xs[i] = xs[i] if xs[i].requires_grad else xs[i].detach().requires_grad_()
-            outputs = _outputs(fn, fn(*xs))
+            outputs = outputs_of(fn, fn(*xs))
             varied = [xs[i] for i in check.wrt]
             grads = autograd.grad(
-                [outputs[i] for i in live], varied, vs, create_graph=with_graph, allow_unused=True
+                [outputs[i] for i in live], varied, vs, create_graph=create_graph, allow_unused=True
             )
             return tuple(x * 0.0 if g is None else g for x, g in zip(varied, grads, strict=True))
 
-    vjp.__name__ = f"vjp of {name_of(fn)}"
-    count = len(given)
+    vjp.__name__ = f"vjp of {check.name}"
+    if not live:
+        raise ValueError(f"no output of {check.name} has a gradient, so there is no second one")
     report = gradcheck(
         vjp,
-        [*given, *cotangents],
+        [*check.given, *cotangents],
         wrt=(*check.wrt, *range(count, count + len(cotangents))),
         degree=degree,
         projections=projections,
@@ -155,21 +140,8 @@ def gradgradcheck(
         invariants=invariants,
         raise_exception=False,
     )
-    if report.status == "failed":
-        call = _spelled(
-            degree=degree,
-            projections=projections,
-            full=full,
-            kinks=kinks,
-            rtol=rtol,
-            atol=atol,
-            step=step,
-            seed=seed,
-        )
-        report = dataclasses.replace(
-            report, reproducer=reproducer("gradgradcheck", fn, check.given, wrt, call)
-        )
-    return raised(report, raise_exception)
+    options = _spelled(locals())
+    return raised(_reproducible(report, "gradgradcheck", fn, check.given, options), raise_exception)
 
 
 def adjoint_check(
@@ -178,571 +150,67 @@ def adjoint_check(
     """Check that backward is the adjoint of a linear fn: <A u, y> == <u, A^T y> for random u and y, in any
     dtype.
 
-    `x` holds all inputs; fn is linear (or affine) in input `wrt`. No differences are taken, so the test is
-    as sharp as the arithmetic: 1e-12 of the terms' size in float64. Raises GradcheckError when the sides
-    differ or fn is not linear.
+    `x` holds all inputs; fn is linear (or affine) in input `wrt` and has one output. No differences are
+    taken, so the test is as sharp as the arithmetic. Raises GradcheckError when the sides differ or fn is
+    not linear.
+
+    >>> import tinygrad_cnn as tg
+    >>> from tinygrad_cnn.testing import adjoint_check
+    >>> bool(adjoint_check(lambda x: x.flip(0).cumsum(0), tg.ones(4)))
+    True
     """
-    given = _listed(x)
-    _check_wrt(given, [wrt])
+    given = listed(x)
+    check_wrt(given, [wrt])
     rng = np.random.default_rng([seed, 7])
     array = given[wrt]._array
 
-    def apply(value: np.ndarray) -> Any:
+    def apply(value: np.ndarray) -> tuple[Any, Any]:
         args = [*given]
         args[wrt] = Tensor(value.astype(array.dtype)).requires_grad_()
-        (out,) = _outputs(fn, fn(*args))
+        (out,) = outputs_of(fn, fn(*args))
         return args[wrt], out
 
-    u, u2 = (_away_from_zero(rng, array.shape) for _ in range(2))
+    u, u2 = (away_from_zero(rng, array.shape) for _ in range(2))
     leaf, at_zero = apply(np.zeros(array.shape))
-    at_u, at_u2, at_both = (apply(value)[1]._array - at_zero._array for value in (u, u2, u + 2 * u2))
-    y = _away_from_zero(rng, at_zero.shape)
-    (adjoint,) = autograd.grad(at_zero, leaf, Tensor(y.astype(at_zero.dtype)), allow_unused=True)
+    zero = at_zero._array.astype(np.float64)
+    at_u, at_u2, at_both = (apply(value)[1]._array - zero for value in (u, u2, u + 2 * u2))
+    y = away_from_zero(rng, zero.shape)
+    adjoint = None
+    if at_zero.requires_grad:
+        (adjoint,) = autograd.grad(at_zero, leaf, Tensor(y.astype(at_zero.dtype)), allow_unused=True)
     back = np.zeros(array.shape) if adjoint is None else adjoint._array.astype(np.float64)
-    unit = 64 * float(np.finfo(at_zero.dtype).eps)
-    left, right = float(np.vdot(at_u.astype(np.float64), y)), float(np.vdot(u, back))
-    size = np.linalg.norm((at_u * y).ravel()) + np.linalg.norm((u * back).ravel())
-    tolerance = unit * (
-        size * np.sqrt(max(at_u.size, u.size, 1)) + np.linalg.norm((at_zero._array * y).ravel())
+    left, right = float(np.vdot(at_u, y)), float(np.vdot(u, back))
+
+    unit = 64 * float(np.finfo(at_zero.dtype).eps) * np.sqrt(max(u.size, zero.size, 1))
+    tolerance = unit * float(
+        sum(np.linalg.norm((a * b).ravel()) for a, b in ((at_u, y), (u, back), (zero, y)))
     )
-    bent = np.abs(at_both - at_u - 2 * at_u2)
-    allowed = 16 * unit * (np.abs(at_u) + np.abs(at_u2) + np.abs(at_zero._array)).max(initial=0)
-    report = GradReport("passed", name_of(fn), _ratio(abs(left - right), tolerance), tolerance)
-    if (bent > allowed + np.sqrt(u.size) * allowed).any():
+    bend = np.abs(at_both - at_u - 2 * at_u2).max(initial=0)
+    report = GradReport("passed", name_of(fn), ratio(abs(left - right), tolerance), tolerance)
+    if not bend <= unit * (np.abs(at_u) + np.abs(at_u2) + np.abs(zero)).max(initial=0):
         report = dataclasses.replace(report, status="failed", reason=f"it is not linear in input {wrt}")
     elif not abs(left - right) <= tolerance:
+        reason = f"the backward of input {wrt} is not the adjoint: <A u, y> is not <u, A^T y>"
         report = dataclasses.replace(
-            report,
-            status="failed",
-            reason=f"the backward of input {wrt} is not the adjoint: <A u, y> = {left!r} but <u, A^T y> = {right!r}",
-            input=wrt,
-            analytic=right,
-            numeric=left,
+            report, status="failed", reason=reason, input=wrt, analytic=right, numeric=left
         )
-    if report.status == "failed":
-        call = _spelled(seed=seed)
-        report = dataclasses.replace(report, reproducer=reproducer("adjoint_check", fn, given, wrt, call))
-    return raised(report, raise_exception)
+    options = _spelled({"seed": seed, "wrt": wrt or None})
+    return raised(_reproducible(report, "adjoint_check", fn, given, options), raise_exception)
 
 
-@dataclasses.dataclass
-class _Verdict:
-    """What was found along one direction."""
-
-    state: str  # ok, kink (inside the interval of the two sides), bad, unclear
-    error: float = 0.0  # in tolerances
-    tolerance: float = 0.0
-    analytic: float = 0.0
-    numeric: float | tuple[float, float] = 0.0
-    kinked: np.ndarray | None = None  # which outputs have two slopes
+_DEFAULTS = {"projections": 2, "full": False, "kinks": "subgradient", "seed": 0}
+_OPTIONS = ("wrt", "degree", "projections", "full", "kinks", "rtol", "atol", "step", "seed")
 
 
-class _Check:
-    """One function at one point: its values along directions, its gradients, and their comparison."""
-
-    def __init__(
-        self,
-        fn: Callable[..., Any],
-        inputs: Any,
-        wrt: int | Sequence[int] | None,
-        degree: int | None,
-        kinks: str,
-        rtol: float | None,
-        atol: float | None,
-        step: float | None,
-        seed: int,
-    ) -> None:
-        if kinks not in KINKS:
-            raise ValueError(f"kinks must be one of {', '.join(KINKS)}, got {kinks!r}")
-        if degree not in (None, 1, 2):
-            raise ValueError(f"degree must be 1, 2 or None (not such a polynomial), got {degree!r}")
-        self.fn = fn
-        self.name = name_of(fn)
-        self.given = _listed(inputs)
-        self.wrt = _chosen(self.given, wrt)
-        self.single = _single_tolerance(self.given, self.wrt, rtol, atol)
-        self.inputs = [_double(x) for x in self.given] if self.single is not None else self.given
-        self.kinks = kinks
-        self.seed = seed
-        self.degree = degree
-        self.step = step
-        kind = "polynomial" if degree else "smooth"
-        self.rtol = RTOL[kind] if rtol is None or self.single is not None else rtol
-        self.atol = 0.0 if atol is None or self.single is not None else atol
-        self.shapes = [self.inputs[i].shape for i in self.wrt]
-        self.sizes = [int(np.prod(shape)) for shape in self.shapes]
-        self.worst = 0.0
-        self.leaves, self.outputs = self._record(self.inputs)
-        self._check_outputs(exact=rtol is None and atol is None)
-
-    # ---- the function
-
-    def _record(self, inputs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        args = list(inputs)
-        for i in self.wrt:
-            args[i] = Tensor(args[i]._array.copy(order="K")).requires_grad_()
-        return [args[i] for i in self.wrt], _outputs(self.fn, self.fn(*args))
-
-    def _check_outputs(self, exact: bool) -> None:
-        floats = [out for out in self.outputs if out.dtype.kind == "f"]
-        if not floats:
-            raise TypeError(
-                f"{self.name} returned no floating-point Tensor: there is nothing to differentiate"
-            )
-        if exact and any(out.dtype != np.float64 for out in floats):
-            raise TypeError(
-                f"{self.name} returned {floats[0].dtype} from float64 inputs; pass rtol= to check it so"
-            )
-        self.eps = max(float(np.finfo(out.dtype).eps) for out in floats)
-        here = self._values(0.0, [np.zeros(shape) for shape in self.shapes])
-        recorded = _flat([out._array for out in floats])
-        close = np.isclose(
-            here, recorded, rtol=1e4 * self.eps, atol=1e4 * self.eps * _largest(recorded), equal_nan=True
-        )
-        if here.shape != recorded.shape or not close.all():
-            raise ValueError(
-                f"{self.name} is not deterministic: two calls on the same inputs differ; freeze its random numbers "
-                "and running statistics (check_module does that for a Module)"
-            )
-
-    def _values(self, t: float, direction: Sequence[np.ndarray]) -> np.ndarray:
-        """All floating-point outputs at inputs + t * direction, as one float64 vector."""
-        args = list(self.inputs)
-        for i, u in zip(self.wrt, direction, strict=True):
-            args[i] = Tensor(args[i]._array + t * u)
-        with no_grad():
-            outputs = _outputs(self.fn, self.fn(*args))
-        return _flat([out._array for out in outputs if out.dtype.kind == "f"])
-
-    def live_outputs(self) -> list[int]:
-        """The outputs that a gradient can be asked of."""
-        return [i for i, out in enumerate(self.outputs) if out.dtype.kind == "f" and out.requires_grad]
-
-    def cotangents(self, projection: int, stream: int = 0) -> list[Any]:
-        """A random cotangent per output; None for one that is not floating-point."""
-        rng = np.random.default_rng([self.seed, projection, stream])
-        return [
-            Tensor(_away_from_zero(rng, out.shape).astype(out.dtype)) if out.dtype.kind == "f" else None
-            for out in self.outputs
-        ]
-
-    def vjp(self, cotangents: Sequence[Any]) -> list[np.ndarray]:
-        """The tape's gradients of the inputs in question, zeros where there are none."""
-        live = self.live_outputs()
-        grads: Sequence[Any] = [None] * len(self.leaves)
-        if live:
-            grads = autograd.grad(
-                [self.outputs[i] for i in live],
-                self.leaves,
-                [cotangents[i] for i in live],
-                retain_graph=True,
-                allow_unused=True,
-            )
-        for i, leaf, g in zip(self.wrt, self.leaves, grads, strict=True):
-            if g is not None and (g.shape != leaf.shape or g.dtype != leaf.dtype):
-                text = f"the gradient of input {i}, {leaf.dtype} {leaf.shape}, is {g.dtype} {g.shape}"
-                raise GradcheckError(self.failed(text))
-        return [np.zeros(x.shape) if g is None else g._array for x, g in zip(self.leaves, grads, strict=True)]
-
-    # ---- the comparison
-
-    def projections(self, count: int) -> GradReport:
-        """Random directions against random cotangents."""
-        unclear = ""
-        for p in range(count):
-            rng = np.random.default_rng([self.seed, p, 2])
-            direction = [_away_from_zero(rng, shape) for shape in self.shapes]
-            cotangents = self.cotangents(p)
-            v = _flat([c._array for c in cotangents if c is not None])
-            verdict, place = self._examine(direction, v, self.vjp(cotangents), cotangents)
-            if verdict.state == "bad":
-                return self._located(verdict, place, direction, f"projection {p}")
-            if verdict.state == "unclear":
-                unclear = "no derivative could be measured here: the differences do not settle"
-            if verdict.state == "kink" and self.kinks == "reject":
-                unclear = "the point lies on a kink"
-        if self.single is not None:
-            report = self._compare_single()
-            if report is not None:
-                return report
-        return GradReport("inconclusive" if unclear else "passed", self.name, self.worst, self.rtol, unclear)
-
-    def _examine(
-        self, direction: list[np.ndarray], v: np.ndarray, grads: list[np.ndarray], cotangents: Sequence[Any]
-    ) -> tuple[_Verdict, tuple[int, int]]:
-        """The verdict along the direction, refined where kinks are in it, and the range of elements it
-        holds for.
-        """
-        whole = (0, sum(self.sizes))
-        verdict = self._judge(direction, v, grads)
-        if verdict.kinked is None or not verdict.kinked.any():
-            if verdict.state == "bad":
-                return self._bisect(verdict, whole, direction, v, grads)
-            return verdict, whole
-        if self.kinks != "subgradient":
-            return verdict, whole
-        smooth = np.where(verdict.kinked, 0.0, v)  # the outputs without a kink must agree to the last digit
-        if smooth.any():
-            masked = self._masked(cotangents, smooth)
-            alone = self._judge(direction, smooth, self.vjp(masked))
-            if alone.state == "bad" and (alone.kinked is None or not alone.kinked.any()):
-                return self._bisect(alone, whole, direction, smooth, self.vjp(masked))
-        budget = iter(range(KINK_BUDGET))
-        return self._separate(verdict, whole, direction, v, grads, budget) or (_Verdict("kink"), whole)
-
-    def _masked(self, cotangents: Sequence[Any], v: np.ndarray) -> list[Any]:
-        parts, at = [], 0
-        for c in cotangents:
-            if c is not None:
-                n = c.numel()
-                c = Tensor(v[at : at + n].reshape(c.shape).astype(c.dtype))
-                at += n
-            parts.append(c)
-        return parts
-
-    def _separate(
-        self,
-        verdict: _Verdict,
-        place: tuple[int, int],
-        direction: list[np.ndarray],
-        v: np.ndarray,
-        grads: list[np.ndarray],
-        budget: Iterator[int],
-    ) -> tuple[_Verdict, tuple[int, int]] | None:
-        """Halve the direction until smooth elements stand alone; the first that is wrong by itself, or None.
-
-        Kinks of several elements in one output can cancel, so that only a single element's verdict counts.
-        """
-        lo, hi = place
-        if verdict.state == "ok" or hi - lo == 0:
-            return None
-        if hi - lo == 1 or (
-            verdict.state == "bad" and not (verdict.kinked is not None and verdict.kinked.any())
-        ):
-            return (verdict, place) if verdict.state == "bad" else None
-        middle = (lo + hi) // 2
-        for half in ((lo, middle), (middle, hi)):
-            if next(budget, None) is None:
-                return None
-            found = self._judge(self._within(direction, *half), v, grads)
-            wrong = self._separate(found, half, direction, v, grads, budget)
-            if wrong is not None:
-                return self._bisect(*wrong, direction, v, grads)
-        return None
-
-    def _bisect(
-        self,
-        verdict: _Verdict,
-        place: tuple[int, int],
-        direction: list[np.ndarray],
-        v: np.ndarray,
-        grads: list[np.ndarray],
-    ) -> tuple[_Verdict, tuple[int, int]]:
-        """Follow the larger error down to one element."""
-        lo, hi = place
-        while hi - lo > 1:
-            middle = (lo + hi) // 2
-            halves = [(lo, middle), (middle, hi)]
-            verdicts = [self._judge(self._within(direction, *half), v, grads) for half in halves]
-            worse = int(verdicts[1].error > verdicts[0].error)
-            if verdicts[worse].state != "bad":
-                break  # spread thinly: no half is wrong beyond its own tolerance
-            verdict, (lo, hi) = verdicts[worse], halves[worse]
-        return verdict, (lo, hi)
-
-    def _within(self, direction: Sequence[np.ndarray], lo: int, hi: int) -> list[np.ndarray]:
-        """The direction with zeros outside elements lo to hi, counted through all inputs."""
-        parts, at = [], 0
-        for u in direction:
-            part = np.zeros(u.size)
-            part[max(lo - at, 0) : max(hi - at, 0)] = u.ravel()[max(lo - at, 0) : max(hi - at, 0)]
-            parts.append(part.reshape(u.shape))
-            at += u.size
-        return parts
-
-    def _judge(self, direction: list[np.ndarray], v: np.ndarray, grads: list[np.ndarray]) -> _Verdict:
-        """Compare sum(grads * direction) with the slope of <v, fn> along the direction."""
-        terms = _flat([np.asarray(g * u) for g, u in zip(grads, direction, strict=True)])
-        reach = _flat([np.asarray(g * self.inputs[i]._array) for i, g in zip(self.wrt, grads, strict=True)])
-        analytic = float(terms.sum())
-        size = float(np.linalg.norm(terms))
-        # rounding of the inputs themselves, which the differences divide by the step
-        unit = self.eps * float(np.linalg.norm(np.where(terms == 0, 0.0, reach)))
-
-        def line(t: float) -> np.ndarray:
-            return self._values(t, direction)
-
-        verdict = _Verdict("unclear", analytic=analytic)
-        if self.degree:
-            step = self.step or slopes.POLYNOMIAL_STEP
-            return self._verdict(
-                slopes.polynomial(line, step, self.eps), v, analytic, size, 8 * unit / step, verdict
-            )
-        wrong = 0
-        for h in (self.step,) if self.step else slopes.STEPS:
-            samples = slopes.Samples(line, h, self.eps)
-            found = self._verdict(samples.two_sided(), v, analytic, size, 8 * unit / h, verdict)
-            if found.state != "ok":
-                found = self._verdict(samples.one_sided(), v, analytic, size, 32 * unit / h, verdict)
-            if found.state in ("ok", "kink"):
-                return found
-            if found.state == "bad":  # twice: at one step, the differences may have settled by chance
-                wrong += 1
-                verdict = found
-                if wrong == 2:
-                    break
-        return verdict
-
-    def _verdict(
-        self,
-        slope: slopes.Slope,
-        v: np.ndarray,
-        analytic: float,
-        size: float,
-        rounding: float,
-        before: _Verdict,
-    ) -> _Verdict:
-        with np.errstate(invalid="ignore", over="ignore"):
-            left, right = v * slope.left, v * slope.right
-            noise = float(np.linalg.norm(v * slope.noise)) + rounding
-            spread = float(np.linalg.norm(v * slope.spread))
-            size = max(size, float(np.linalg.norm(left)), float(np.linalg.norm(right)))
-            tolerance = self.atol + self.rtol * size + noise + spread
-        if not (np.isfinite(left).all() and np.isfinite(right).all()):
-            return before
-        if not np.isfinite(analytic):
-            middle = float((left + right).sum() / 2)
-            return _Verdict("bad", float("inf"), self.rtol * float(np.abs(left).sum()), analytic, middle)
-        if spread > SETTLED * self.rtol * size + noise:
-            return before
-        gap = np.abs(slope.right - slope.left)
-        kinked = gap > 1e-4 * (np.abs(slope.left) + np.abs(slope.right)) + 4 * (slope.spread + slope.noise)
-        if kinked.any() and slope.left is not slope.right:
-            low, high = float(np.minimum(left, right).sum()), float(np.maximum(left, right).sum())
-            error = _ratio(max(low - analytic, analytic - high, 0.0), tolerance)
-            state = "bad" if error > 1 or self.kinks == "fail" else "kink"
-            return _Verdict(state, error, tolerance, analytic, (low, high), kinked)
-        numeric = float((left + right).sum() / 2)
-        error = _ratio(abs(analytic - numeric), tolerance)
-        if error <= 1:
-            self.worst = max(self.worst, error)
-        return _Verdict("ok" if error <= 1 else "bad", error, tolerance, analytic, numeric)
-
-    def jacobian(self) -> GradReport:
-        """Every element of the Jacobian: a column by differences of one input element, a row by one vjp."""
-        outputs = [out for out in self.outputs if out.dtype.kind == "f"]
-        total = sum(out.numel() for out in outputs)
-        rows = []
-        for j in range(total):
-            v = np.zeros(total)
-            v[j] = 1.0
-            zeros = [None if c is None else c for c in self.cotangents(0)]
-            rows.append(self.vjp(self._masked(zeros, v)))
-        status, unclear = "passed", ""
-        for at in range(sum(self.sizes)):
-            direction = self._within([np.ones(shape) for shape in self.shapes], at, at + 1)
-            for j in range(total):
-                v = np.zeros(total)
-                v[j] = 1.0
-                verdict = self._judge(direction, v, rows[j])
-                if verdict.state == "bad":
-                    return self._located(verdict, (at, at + 1), direction, "Jacobian", self._output_index(j))
-                if verdict.state == "unclear" or (verdict.state == "kink" and self.kinks == "reject"):
-                    status, unclear = "inconclusive", "no derivative could be measured at an element"
-        return GradReport(status, self.name, self.worst, self.rtol, unclear)
-
-    def _output_index(self, j: int) -> tuple[int, ...]:
-        for out in self.outputs:
-            if out.dtype.kind != "f":
-                continue
-            if j < out.numel():
-                return tuple(int(i) for i in np.unravel_index(j, out.shape))
-            j -= out.numel()
-        raise AssertionError(j)
-
-    def _compare_single(self) -> GradReport | None:
-        """The gradients in the dtype of the given inputs against those of float64, never against
-        differences.
-        """
-        assert self.single is not None
-        rtol, atol = self.single
-        cotangents = self.cotangents(0)
-        exact = self.vjp(cotangents)
-        leaves, outputs = self._record(self.given)
-        live = self.live_outputs()
-        grads = autograd.grad(
-            [outputs[i] for i in live],
-            leaves,
-            [cotangents[i].to(outputs[i].dtype) for i in live],
-            allow_unused=True,
-        )
-        for i, g, e in zip(self.wrt, grads, exact, strict=True):
-            if g is None or e.size == 0:
-                continue
-            typical = float(np.sqrt(np.mean(np.square(e))))
-            allowed = atol + rtol * np.maximum(np.abs(e), typical)
-            excess = np.abs(g._array - e) / np.where(allowed == 0, np.finfo(np.float32).tiny, allowed)
-            worst = np.unravel_index(int(np.argmax(np.where(np.isnan(excess), np.inf, excess))), excess.shape)
-            self.worst = max(self.worst, float(excess[worst]))
-            if not excess[worst] <= 1:
-                return dataclasses.replace(
-                    self.failed(f"the {g.dtype} gradient of input {i} differs from the float64 one"),
-                    input=i,
-                    index=tuple(int(k) for k in worst),
-                    analytic=float(g._array[worst]),
-                    numeric=float(e[worst]),
-                    error=float(excess[worst]),
-                    tolerance=float(allowed[worst]),
-                )
-        return None
-
-    # ---- the report
-
-    def failed(self, reason: str) -> GradReport:
-        return GradReport("failed", self.name, reason=reason, configuration=self._configuration())
-
-    def _located(
-        self,
-        verdict: _Verdict,
-        place: tuple[int, int],
-        direction: list[np.ndarray],
-        how: str,
-        output: tuple[int, ...] | None = None,
-    ) -> GradReport:
-        lo, hi = place
-        flat = _flat(direction)
-        which, at = 0, lo
-        while at >= self.sizes[which] and which + 1 < len(self.sizes):
-            at -= self.sizes[which]
-            which += 1
-        unit = float(flat[lo]) if hi - lo == 1 else 1.0
-        numeric = verdict.numeric
-        scaled: float | tuple[float, float]
-        if isinstance(numeric, tuple):
-            low, high = sorted((numeric[0] / unit, numeric[1] / unit))
-            scaled = (low, high)
-        else:
-            scaled = numeric / unit
-        kink = isinstance(numeric, tuple) and self.kinks == "fail" and verdict.error <= 1
-        reason = "the point lies on a kink" if kink else f"the gradient of input {self.wrt[which]} is wrong"
-        if hi - lo > 1:
-            reason += f" by a little in each of {hi - lo} elements, from the one named below on"
-        return GradReport(
-            "failed",
-            self.name,
-            verdict.error,
-            verdict.tolerance / abs(unit),
-            reason,
-            self.wrt[which],
-            tuple(int(i) for i in np.unravel_index(at, self.shapes[which])),
-            output,
-            verdict.analytic / unit,
-            scaled,
-            f"{how}, {self._configuration()}",
-        )
-
-    def _configuration(self) -> str:
-        tolerance = f"rtol {self.rtol:g}, atol {self.atol:g}, seed {self.seed}, degree {self.degree}"
-        lines = [tolerance, *(f"input {i}: {_described(x)}" for i, x in enumerate(self.given))]
-        lines += [f"output {i}: {_described(out)}" for i, out in enumerate(self.outputs)]
-        return "\n".join(lines)
-
-
-# ---- the arguments
-
-
-def _listed(inputs: Any) -> list[Any]:
-    return [inputs] if isinstance(inputs, Variable) else list(inputs)
-
-
-def _chosen(inputs: list[Any], wrt: int | Sequence[int] | None) -> list[int]:
-    if wrt is None:
-        chosen = [i for i, x in enumerate(inputs) if isinstance(x, Variable) and x._array.dtype.kind == "f"]
-        if not chosen:
-            kinds = ", ".join(_described(x) for x in inputs) or "none"
-            raise TypeError(f"a gradient check needs at least one floating-point Tensor input, got {kinds}")
-        return chosen
-    chosen = [wrt] if isinstance(wrt, int) else list(wrt)
-    _check_wrt(inputs, chosen)
-    return chosen
-
-
-def _check_wrt(inputs: list[Any], chosen: list[int]) -> None:
-    for i in chosen:
-        if not 0 <= i < len(inputs):
-            raise IndexError(f"wrt names input {i} of {len(inputs)}")
-        if not isinstance(inputs[i], Variable) or inputs[i]._array.dtype.kind != "f":
-            raise TypeError(
-                f"input {i} is {_described(inputs[i])}; only a floating-point Tensor has a gradient"
-            )
-
-
-def _single_tolerance(
-    inputs: list[Any], wrt: list[int], rtol: float | None, atol: float | None
-) -> tuple[float, float] | None:
-    """(rtol, atol) of the comparison with float64 when an input is in a smaller dtype, else None."""
-    small = [i for i in wrt if inputs[i].dtype != np.float64]
-    if not small:
-        return None
-    if rtol is None and atol is None:
-        raise TypeError(
-            f"input {small[0]} is {_described(inputs[small[0]])}: differences need float64 inputs, use .double(); or "
-            "pass rtol= (such as 1e-4) to compare the float32 gradient with the float64 one at that tolerance"
-        )
-    return rtol or 0.0, atol or 0.0
-
-
-def _double(x: Any) -> Any:
-    if isinstance(x, Variable) and x._array.dtype.kind == "f":
-        return Tensor(x._array.astype(np.float64))
-    return x
-
-
-def _outputs(fn: Any, result: Any) -> list[Any]:
-    outputs = list(result) if isinstance(result, tuple | list) else [result]
-    for out in outputs:
-        if not isinstance(out, Variable):
-            raise TypeError(
-                f"{name_of(fn)} must return a Tensor or a tuple of Tensors, got {type(out).__name__}"
-            )
-    return outputs
-
-
-def _spelled(**options: Any) -> str:
+def _spelled(options: dict[str, Any]) -> str:
     """The options that are not the defaults, as source text."""
-    defaults: dict[str, Any] = {"projections": 2, "full": False, "kinks": "subgradient", "seed": 0}
-    return "".join(f", {k}={v!r}" for k, v in options.items() if v is not None and v != defaults.get(k))
+    given = [
+        (k, options[k]) for k in _OPTIONS if options.get(k) is not None and options[k] != _DEFAULTS.get(k)
+    ]
+    return "".join(f", {k}={v!r}" for k, v in given)
 
 
-def _described(x: Any) -> str:
-    if not isinstance(x, Variable):
-        return repr(x)
-    array = x._array
-    steps = (
-        "" if array.flags.c_contiguous else f", strides {tuple(s // array.itemsize for s in array.strides)}"
-    )
-    return f"{array.dtype} {array.shape}{steps}"
-
-
-# ---- numbers
-
-
-def _away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Normal numbers moved away from 0, at most 2.5, on a grid of 1/64 so that x + h * u is often exact."""
-    normal = rng.standard_normal(shape)
-    size = np.minimum(0.25 + np.abs(normal), 2.5)
-    return np.asarray(np.copysign(np.round(size * 64) / 64, normal))
-
-
-def _flat(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.asarray(a, np.float64).ravel() for a in arrays])
-
-
-def _largest(x: np.ndarray) -> float:
-    return float(np.abs(x[np.isfinite(x)]).max(initial=0.0))
-
-
-def _ratio(error: float, tolerance: float) -> float:
-    if error == 0:
-        return 0.0
-    return error / tolerance if tolerance > 0 else float("inf")
+def _reproducible(report: GradReport, check: str, fn: Any, inputs: Sequence[Any], options: str) -> GradReport:
+    if report.status != "failed":
+        return report
+    return dataclasses.replace(report, reproducer=reproducer(check, fn, inputs, options))

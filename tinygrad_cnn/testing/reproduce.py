@@ -21,12 +21,11 @@ from ..autograd import Variable
 WRITTEN_OUT = 128
 
 
-def reproducer(check: str, fn: Any, inputs: Sequence[Any], wrt: Any, options: str) -> str:
+def reproducer(check: str, fn: Any, inputs: Sequence[Any], options: str) -> str:
     """Source text that imports, rebuilds the inputs and calls the check."""
     imports = {"import numpy as np", "import tinygrad_cnn as tg", f"from tinygrad_cnn.testing import {check}"}
     lines = [_function(fn, imports), *_inputs(inputs)]
-    chosen = "" if wrt is None else f", wrt={wrt!r}"
-    lines.append(f"{check}(fn, inputs{chosen}{options})")
+    lines.append(f"{check}(fn, inputs{options})")
     return "\n".join([*sorted(imports), "", *lines])
 
 

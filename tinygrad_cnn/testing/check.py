@@ -1,0 +1,539 @@
+"""One function at one point: its values along directions, its gradients, and their comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import autograd
+from ..autograd import Variable, no_grad
+from ..tensor import Tensor
+from . import slopes
+from .report import GradcheckError, GradReport, name_of
+
+KINKS = ("subgradient", "reject", "fail")
+RTOL = {"polynomial": 1e-9, "smooth": 1e-7}
+#: A smooth estimate whose last extrapolation moved it by more than this many rtol is not settled.
+SETTLED = 100.0
+#: How many estimates a check may spend on telling elements at kinks from their neighbours.
+KINK_BUDGET = 48
+
+
+@dataclasses.dataclass
+class _Verdict:
+    """What was found along one direction."""
+
+    state: str  # ok, kink (inside the interval of the two sides), bad, unclear
+    error: float = 0.0  # in tolerances
+    tolerance: float = 0.0
+    analytic: float = 0.0
+    numeric: float | tuple[float, float] = 0.0
+    kinked: np.ndarray | None = None  # which outputs have two slopes
+
+
+class Check:
+    """One function at one point: its values along directions, its gradients, and their comparison."""
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        inputs: Any,
+        wrt: int | Sequence[int] | None,
+        degree: int | None,
+        kinks: str,
+        rtol: float | None,
+        atol: float | None,
+        step: float | None,
+        seed: int,
+    ) -> None:
+        if kinks not in KINKS:
+            raise ValueError(f"kinks must be one of {', '.join(KINKS)}, got {kinks!r}")
+        if degree not in (None, 1, 2):
+            raise ValueError(f"degree must be 1, 2 or None (not such a polynomial), got {degree!r}")
+        self.fn = fn
+        self.name = name_of(fn)
+        self.given = listed(inputs)
+        self.wrt = _chosen(self.given, wrt)
+        self.single = _single_tolerance(self.given, self.wrt, rtol, atol)
+        self.inputs = [_double(x) for x in self.given] if self.single is not None else self.given
+        self.kinks = kinks
+        self.seed = seed
+        self.degree = degree
+        self.step = step
+        kind = "polynomial" if degree else "smooth"
+        self.rtol = RTOL[kind] if rtol is None or self.single is not None else rtol
+        self.atol = 0.0 if atol is None or self.single is not None else atol
+        self.shapes = [self.inputs[i].shape for i in self.wrt]
+        self.sizes = [int(np.prod(shape)) for shape in self.shapes]
+        self.worst = 0.0
+        self.leaves, self.outputs = self._record(self.inputs)
+        self._check_values(exact=rtol is None and atol is None)
+
+    # ---- the function
+
+    def _record(self, inputs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        args = list(inputs)
+        for i in self.wrt:
+            args[i] = Tensor(args[i]._array.copy(order="K")).requires_grad_()
+        return [args[i] for i in self.wrt], outputs_of(self.fn, self.fn(*args))
+
+    def _check_values(self, exact: bool) -> None:
+        floats = [out for out in self.outputs if out.dtype.kind == "f"]
+        if not floats:
+            raise TypeError(
+                f"{self.name} returned no floating-point Tensor: there is nothing to differentiate"
+            )
+        if exact and any(out.dtype != np.float64 for out in floats):
+            raise TypeError(
+                f"{self.name} returned {floats[0].dtype} from float64 inputs; pass rtol= to check it so"
+            )
+        self.eps = max(float(np.finfo(out.dtype).eps) for out in floats)
+        here = self._values(0.0, [np.zeros(shape) for shape in self.shapes])
+        recorded = _flat([out._array for out in floats])
+        close = np.isclose(
+            here, recorded, rtol=1e4 * self.eps, atol=1e4 * self.eps * _largest(recorded), equal_nan=True
+        )
+        if here.shape != recorded.shape or not close.all():
+            raise ValueError(
+                f"{self.name} is not deterministic: two calls on the same inputs differ; freeze its random "
+                "numbers and running statistics (check_module does that for a Module)"
+            )
+
+    def _values(self, t: float, direction: Sequence[np.ndarray]) -> np.ndarray:
+        """All floating-point outputs at inputs + t * direction, as one float64 vector."""
+        args = list(self.inputs)
+        for i, u in zip(self.wrt, direction, strict=True):
+            args[i] = Tensor(args[i]._array + t * u)
+        with no_grad(), np.errstate(all="ignore"):  # a step may leave the domain: the result says so
+            outputs = outputs_of(self.fn, self.fn(*args))
+        return _flat([out._array for out in outputs if out.dtype.kind == "f"])
+
+    def live_outputs(self) -> list[int]:
+        """The outputs that a gradient can be asked of."""
+        return [i for i, out in enumerate(self.outputs) if out.dtype.kind == "f" and out.requires_grad]
+
+    def cotangents(self, projection: int, stream: int = 0) -> list[Any]:
+        """A random cotangent per output; None for one that is not floating-point."""
+        rng = np.random.default_rng([self.seed, projection, stream])
+        return [
+            Tensor(away_from_zero(rng, out.shape).astype(out.dtype)) if out.dtype.kind == "f" else None
+            for out in self.outputs
+        ]
+
+    def vjp(self, cotangents: Sequence[Any]) -> list[np.ndarray]:
+        """The tape's gradients of the inputs in question, zeros where there are none."""
+        live = self.live_outputs()
+        grads: Sequence[Any] = [None] * len(self.leaves)
+        if live:
+            grads = autograd.grad(
+                [self.outputs[i] for i in live],
+                self.leaves,
+                [cotangents[i] for i in live],
+                retain_graph=True,
+                allow_unused=True,
+            )
+        for i, leaf, g in zip(self.wrt, self.leaves, grads, strict=True):
+            if g is not None and (g.shape != leaf.shape or g.dtype != leaf.dtype):
+                text = f"the gradient of input {i}, {leaf.dtype} {leaf.shape}, is {g.dtype} {g.shape}"
+                raise GradcheckError(self.failed(text))
+        return [np.zeros(x.shape) if g is None else g._array for x, g in zip(self.leaves, grads, strict=True)]
+
+    # ---- the comparison
+
+    def projections(self, count: int) -> GradReport:
+        """Random directions against random cotangents."""
+        unclear = ""
+        for p in range(count):
+            rng = np.random.default_rng([self.seed, p, 2])
+            direction = [away_from_zero(rng, shape) for shape in self.shapes]
+            cotangents = self.cotangents(p)
+            v = _flat([c._array for c in cotangents if c is not None])
+            verdict, place = self._examine(direction, v, self.vjp(cotangents), cotangents)
+            if verdict.state == "bad":
+                return self._located(verdict, place, direction, f"projection {p}")
+            if verdict.state == "unclear":
+                unclear = "no derivative could be measured here: the differences do not settle"
+            if verdict.state == "kink" and self.kinks == "reject":
+                unclear = "the point lies on a kink"
+        if self.single is not None:
+            report = self._compare_single()
+            if report is not None:
+                return report
+        return GradReport("inconclusive" if unclear else "passed", self.name, self.worst, self.rtol, unclear)
+
+    def _examine(
+        self, direction: list[np.ndarray], v: np.ndarray, grads: list[np.ndarray], cotangents: Sequence[Any]
+    ) -> tuple[_Verdict, tuple[int, int]]:
+        """The verdict along the direction, refined where kinks are in it, and the range of elements it
+        holds for.
+        """
+        whole = (0, sum(self.sizes))
+        verdict = self._judge(direction, v, grads)
+        if verdict.kinked is None or not verdict.kinked.any():
+            if verdict.state == "bad":
+                return self._bisect(verdict, whole, direction, v, grads)
+            return verdict, whole
+        if self.kinks != "subgradient":
+            return verdict, whole
+        smooth = np.where(verdict.kinked, 0.0, v)  # the outputs without a kink must agree to the last digit
+        if smooth.any():
+            masked = self._masked(cotangents, smooth)
+            alone = self._judge(direction, smooth, self.vjp(masked))
+            if alone.state == "bad" and (alone.kinked is None or not alone.kinked.any()):
+                return self._bisect(alone, whole, direction, smooth, self.vjp(masked))
+        budget = iter(range(KINK_BUDGET))
+        return self._separate(verdict, whole, direction, v, grads, budget) or (_Verdict("kink"), whole)
+
+    def _masked(self, cotangents: Sequence[Any], v: np.ndarray) -> list[Any]:
+        parts, at = [], 0
+        for c in cotangents:
+            if c is not None:
+                n = c.numel()
+                c = Tensor(v[at : at + n].reshape(c.shape).astype(c.dtype))
+                at += n
+            parts.append(c)
+        return parts
+
+    def _separate(
+        self,
+        verdict: _Verdict,
+        place: tuple[int, int],
+        direction: list[np.ndarray],
+        v: np.ndarray,
+        grads: list[np.ndarray],
+        budget: Iterator[int],
+    ) -> tuple[_Verdict, tuple[int, int]] | None:
+        """Halve the direction until smooth elements stand alone; the first that is wrong by itself, or None.
+
+        Kinks of several elements in one output can cancel, so that only a single element's verdict counts.
+        """
+        lo, hi = place
+        if verdict.state == "ok" or hi - lo == 0:
+            return None
+        if hi - lo == 1 or (
+            verdict.state == "bad" and not (verdict.kinked is not None and verdict.kinked.any())
+        ):
+            return (verdict, place) if verdict.state == "bad" else None
+        middle = (lo + hi) // 2
+        for half in ((lo, middle), (middle, hi)):
+            if next(budget, None) is None:
+                return None
+            found = self._judge(self._within(direction, *half), v, grads)
+            wrong = self._separate(found, half, direction, v, grads, budget)
+            if wrong is not None:
+                return self._bisect(*wrong, direction, v, grads)
+        return None
+
+    def _bisect(
+        self,
+        verdict: _Verdict,
+        place: tuple[int, int],
+        direction: list[np.ndarray],
+        v: np.ndarray,
+        grads: list[np.ndarray],
+    ) -> tuple[_Verdict, tuple[int, int]]:
+        """Follow the larger error down to one element."""
+        lo, hi = place
+        while hi - lo > 1:
+            middle = (lo + hi) // 2
+            halves = [(lo, middle), (middle, hi)]
+            verdicts = [self._judge(self._within(direction, *half), v, grads) for half in halves]
+            worse = int(verdicts[1].error > verdicts[0].error)
+            if verdicts[worse].state != "bad":
+                break  # spread thinly: no half is wrong beyond its own tolerance
+            verdict, (lo, hi) = verdicts[worse], halves[worse]
+        return verdict, (lo, hi)
+
+    def _within(self, direction: Sequence[np.ndarray], lo: int, hi: int) -> list[np.ndarray]:
+        """The direction with zeros outside elements lo to hi, counted through all inputs."""
+        parts, at = [], 0
+        for u in direction:
+            part = np.zeros(u.size)
+            part[max(lo - at, 0) : max(hi - at, 0)] = u.ravel()[max(lo - at, 0) : max(hi - at, 0)]
+            parts.append(part.reshape(u.shape))
+            at += u.size
+        return parts
+
+    def _judge(self, direction: list[np.ndarray], v: np.ndarray, grads: list[np.ndarray]) -> _Verdict:
+        """Compare sum(grads * direction) with the slope of <v, fn> along the direction."""
+        terms = _flat([np.asarray(g * u) for g, u in zip(grads, direction, strict=True)])
+        reach = _flat([np.asarray(g * self.inputs[i]._array) for i, g in zip(self.wrt, grads, strict=True)])
+        analytic = float(terms.sum())
+        size = float(np.linalg.norm(terms))
+        # rounding of the inputs themselves, which the differences divide by the step
+        unit = self.eps * float(np.linalg.norm(np.where(terms == 0, 0.0, reach)))
+
+        def line(t: float) -> np.ndarray:
+            return self._values(t, direction)
+
+        verdict = _Verdict("unclear", analytic=analytic)
+        if self.degree:
+            step = self.step or slopes.POLYNOMIAL_STEP
+            return self._verdict(
+                slopes.polynomial(line, step, self.eps), v, analytic, size, 8 * unit / step, verdict
+            )
+        wrong = 0
+        for h in (self.step,) if self.step else slopes.STEPS:
+            samples = slopes.Samples(line, h, self.eps)
+            found = self._verdict(samples.two_sided(), v, analytic, size, 8 * unit / h, verdict)
+            if found.state != "ok":
+                found = self._verdict(samples.one_sided(), v, analytic, size, 32 * unit / h, verdict)
+            if found.state in ("ok", "kink"):
+                return found
+            if found.state == "bad":  # twice: at one step, the differences may have settled by chance
+                wrong += 1
+                verdict = found
+                if wrong == 2:
+                    break
+        return verdict
+
+    def _verdict(
+        self,
+        slope: slopes.Slope,
+        v: np.ndarray,
+        analytic: float,
+        size: float,
+        rounding: float,
+        before: _Verdict,
+    ) -> _Verdict:
+        with np.errstate(invalid="ignore", over="ignore"):
+            left, right = v * slope.left, v * slope.right
+            noise = float(np.linalg.norm(v * slope.noise)) + rounding
+            spread = float(np.linalg.norm(v * slope.spread))
+            size = max(size, float(np.linalg.norm(left)), float(np.linalg.norm(right)))
+            tolerance = self.atol + self.rtol * size + noise + spread
+        if not (np.isfinite(left).all() and np.isfinite(right).all()):
+            return before
+        if not np.isfinite(analytic):
+            middle = float((left + right).sum() / 2)
+            return _Verdict("bad", float("inf"), self.rtol * float(np.abs(left).sum()), analytic, middle)
+        if spread > SETTLED * self.rtol * size + noise:
+            return before
+        gap = np.abs(slope.right - slope.left)
+        kinked = gap > 1e-4 * (np.abs(slope.left) + np.abs(slope.right)) + 4 * (slope.spread + slope.noise)
+        if kinked.any() and slope.left is not slope.right:
+            low, high = float(np.minimum(left, right).sum()), float(np.maximum(left, right).sum())
+            error = ratio(max(low - analytic, analytic - high, 0.0), tolerance)
+            state = "bad" if error > 1 or self.kinks == "fail" else "kink"
+            return _Verdict(state, error, tolerance, analytic, (low, high), kinked)
+        numeric = float((left + right).sum() / 2)
+        error = ratio(abs(analytic - numeric), tolerance)
+        if error <= 1:
+            self.worst = max(self.worst, error)
+        return _Verdict("ok" if error <= 1 else "bad", error, tolerance, analytic, numeric)
+
+    def jacobian(self) -> GradReport:
+        """Every element of the Jacobian: a column by differences of one input element, a row by one vjp."""
+        outputs = [out for out in self.outputs if out.dtype.kind == "f"]
+        total = sum(out.numel() for out in outputs)
+        rows = []
+        for j in range(total):
+            v = np.zeros(total)
+            v[j] = 1.0
+            zeros = [None if c is None else c for c in self.cotangents(0)]
+            rows.append(self.vjp(self._masked(zeros, v)))
+        status, unclear = "passed", ""
+        for at in range(sum(self.sizes)):
+            direction = self._within([np.ones(shape) for shape in self.shapes], at, at + 1)
+            for j in range(total):
+                v = np.zeros(total)
+                v[j] = 1.0
+                verdict = self._judge(direction, v, rows[j])
+                if verdict.state == "bad":
+                    return self._located(verdict, (at, at + 1), direction, "Jacobian", self._output_index(j))
+                if verdict.state == "unclear" or (verdict.state == "kink" and self.kinks == "reject"):
+                    status, unclear = "inconclusive", "no derivative could be measured at an element"
+        return GradReport(status, self.name, self.worst, self.rtol, unclear)
+
+    def _output_index(self, j: int) -> tuple[int, ...]:
+        for out in self.outputs:
+            if out.dtype.kind != "f":
+                continue
+            if j < out.numel():
+                return tuple(int(i) for i in np.unravel_index(j, out.shape))
+            j -= out.numel()
+        raise AssertionError(j)
+
+    def _compare_single(self) -> GradReport | None:
+        """The gradients in the dtype of the given inputs against those of float64, never against
+        differences.
+        """
+        assert self.single is not None
+        rtol, atol = self.single
+        cotangents = self.cotangents(0)
+        exact = self.vjp(cotangents)
+        leaves, outputs = self._record(self.given)
+        live = self.live_outputs()
+        grads = autograd.grad(
+            [outputs[i] for i in live],
+            leaves,
+            [cotangents[i].to(outputs[i].dtype) for i in live],
+            allow_unused=True,
+        )
+        for i, g, e in zip(self.wrt, grads, exact, strict=True):
+            if g is None or e.size == 0:
+                continue
+            typical = float(np.sqrt(np.mean(np.square(e))))
+            allowed = atol + rtol * np.maximum(np.abs(e), typical)
+            excess = np.abs(g._array - e) / np.where(allowed == 0, np.finfo(np.float32).tiny, allowed)
+            worst = np.unravel_index(int(np.argmax(np.where(np.isnan(excess), np.inf, excess))), excess.shape)
+            self.worst = max(self.worst, float(excess[worst]))
+            if not excess[worst] <= 1:
+                return dataclasses.replace(
+                    self.failed(f"the {g.dtype} gradient of input {i} differs from the float64 one"),
+                    input=i,
+                    index=tuple(int(k) for k in worst),
+                    analytic=float(g._array[worst]),
+                    numeric=float(e[worst]),
+                    error=float(excess[worst]),
+                    tolerance=float(allowed[worst]),
+                )
+        return None
+
+    # ---- the report
+
+    def failed(self, reason: str) -> GradReport:
+        return GradReport("failed", self.name, reason=reason, configuration=self._configuration())
+
+    def _located(
+        self,
+        verdict: _Verdict,
+        place: tuple[int, int],
+        direction: list[np.ndarray],
+        how: str,
+        output: tuple[int, ...] | None = None,
+    ) -> GradReport:
+        lo, hi = place
+        flat = _flat(direction)
+        which, at = 0, lo
+        while at >= self.sizes[which] and which + 1 < len(self.sizes):
+            at -= self.sizes[which]
+            which += 1
+        unit = float(flat[lo]) if hi - lo == 1 else 1.0
+        numeric = verdict.numeric
+        scaled: float | tuple[float, float]
+        if isinstance(numeric, tuple):
+            low, high = sorted((numeric[0] / unit, numeric[1] / unit))
+            scaled = (low, high)
+        else:
+            scaled = numeric / unit
+        kink = isinstance(numeric, tuple) and self.kinks == "fail" and verdict.error <= 1
+        reason = "the point lies on a kink" if kink else f"the gradient of input {self.wrt[which]} is wrong"
+        if hi - lo > 1:
+            reason += f" by a little in each of {hi - lo} elements, from the one named below on"
+        return GradReport(
+            "failed",
+            self.name,
+            verdict.error,
+            verdict.tolerance / abs(unit),
+            reason,
+            self.wrt[which],
+            tuple(int(i) for i in np.unravel_index(at, self.shapes[which])),
+            output,
+            verdict.analytic / unit,
+            scaled,
+            f"{how}, {self._configuration()}",
+        )
+
+    def _configuration(self) -> str:
+        tolerance = f"rtol {self.rtol:g}, atol {self.atol:g}, seed {self.seed}, degree {self.degree}"
+        lines = [tolerance, *(f"input {i}: {_described(x)}" for i, x in enumerate(self.given))]
+        lines += [f"output {i}: {_described(out)}" for i, out in enumerate(self.outputs)]
+        return "\n".join(lines)
+
+
+# ---- the arguments
+
+
+def listed(inputs: Any) -> list[Any]:
+    return [inputs] if isinstance(inputs, Variable) else list(inputs)
+
+
+def _chosen(inputs: list[Any], wrt: int | Sequence[int] | None) -> list[int]:
+    if wrt is None:
+        chosen = [i for i, x in enumerate(inputs) if isinstance(x, Variable) and x._array.dtype.kind == "f"]
+        if not chosen:
+            kinds = ", ".join(_described(x) for x in inputs) or "none"
+            raise TypeError(f"a gradient check needs at least one floating-point Tensor input, got {kinds}")
+        return chosen
+    chosen = [wrt] if isinstance(wrt, int) else list(wrt)
+    check_wrt(inputs, chosen)
+    return chosen
+
+
+def check_wrt(inputs: list[Any], chosen: list[int]) -> None:
+    for i in chosen:
+        if not 0 <= i < len(inputs):
+            raise IndexError(f"wrt names input {i} of {len(inputs)}")
+        if not isinstance(inputs[i], Variable) or inputs[i]._array.dtype.kind != "f":
+            raise TypeError(
+                f"input {i} is {_described(inputs[i])}; only a floating-point Tensor has a gradient"
+            )
+
+
+def _single_tolerance(
+    inputs: list[Any], wrt: list[int], rtol: float | None, atol: float | None
+) -> tuple[float, float] | None:
+    """(rtol, atol) of the comparison with float64 when an input is in a smaller dtype, else None."""
+    small = [i for i in wrt if inputs[i].dtype != np.float64]
+    if not small:
+        return None
+    if rtol is None and atol is None:
+        raise TypeError(
+            f"input {small[0]} is {_described(inputs[small[0]])}: differences need float64 inputs, use "
+            ".double(); or pass rtol= (such as 1e-4) to compare the float32 gradient with the float64 one"
+        )
+    return rtol or 0.0, atol or 0.0
+
+
+def _double(x: Any) -> Any:
+    if isinstance(x, Variable) and x._array.dtype.kind == "f":
+        return Tensor(x._array.astype(np.float64))
+    return x
+
+
+def outputs_of(fn: Any, result: Any) -> list[Any]:
+    outputs = list(result) if isinstance(result, tuple | list) else [result]
+    for out in outputs:
+        if not isinstance(out, Variable):
+            raise TypeError(
+                f"{name_of(fn)} must return a Tensor or a tuple of Tensors, got {type(out).__name__}"
+            )
+    return outputs
+
+
+def _described(x: Any) -> str:
+    if not isinstance(x, Variable):
+        return repr(x)
+    array = x._array
+    steps = (
+        "" if array.flags.c_contiguous else f", strides {tuple(s // array.itemsize for s in array.strides)}"
+    )
+    return f"{array.dtype} {array.shape}{steps}"
+
+
+# ---- numbers
+
+
+def away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Normal numbers moved away from 0, at most 2.5, on a grid of 1/64 so that x + h * u is often exact."""
+    normal = rng.standard_normal(shape)
+    size = np.minimum(0.25 + np.abs(normal), 2.5)
+    return np.asarray(np.copysign(np.round(size * 64) / 64, normal))
+
+
+def _flat(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.asarray(a, np.float64).ravel() for a in arrays])
+
+
+def _largest(x: np.ndarray) -> float:
+    return float(np.abs(x[np.isfinite(x)]).max(initial=0.0))
+
+
+def ratio(error: float, tolerance: float) -> float:
+    if error == 0:
+        return 0.0
+    return error / tolerance if tolerance > 0 else float("inf")
