@@ -6,6 +6,7 @@ from numpy import nan as nan
 from numpy import pi as pi
 
 from . import autograd as autograd
+from . import nn as nn
 from .autograd import enable_grad as enable_grad
 from .autograd import inference_mode as inference_mode
 from .autograd import is_grad_enabled as is_grad_enabled

@@ -1,5 +1,9 @@
 """Every op, by PyTorch's name."""
 
+from .conv import conv2d as conv2d
+from .conv import conv_transpose2d as conv_transpose2d
+from .dropout import dropout as dropout
+from .dropout import dropout2d as dropout2d
 from .elementwise import abs as abs
 from .elementwise import add as add
 from .elementwise import cast as cast
@@ -64,9 +68,20 @@ from .index import take_along_dim as take_along_dim
 from .index import topk as topk
 from .index import tril as tril
 from .index import triu as triu
+from .loss import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
+from .loss import cross_entropy as cross_entropy
+from .loss import l1_loss as l1_loss
+from .loss import mse_loss as mse_loss
+from .loss import nll_loss as nll_loss
+from .loss import smooth_l1_loss as smooth_l1_loss
 from .matmul import linear as linear
 from .matmul import matmul as matmul
 from .matmul import outer as outer
+from .norm import batch_norm as batch_norm
+from .norm import layer_norm as layer_norm
+from .pool import adaptive_avg_pool2d as adaptive_avg_pool2d
+from .pool import avg_pool2d as avg_pool2d
+from .pool import max_pool2d as max_pool2d
 from .reduce import all as all
 from .reduce import amax as amax
 from .reduce import amin as amin

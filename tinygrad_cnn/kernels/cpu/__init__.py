@@ -24,6 +24,11 @@ from .memory import copy as copy
 from .memory import empty as empty
 from .memory import empty_like as empty_like
 from .memory import zeros as zeros
+from .norm import batch_norm_train as batch_norm_train
+from .norm import batch_norm_train_grad as batch_norm_train_grad
+from .norm import channel_affine as channel_affine
+from .norm import layer_norm as layer_norm
+from .norm import layer_norm_grad as layer_norm_grad
 from .pool import adaptive_avg_pool2d as adaptive_avg_pool2d
 from .pool import adaptive_avg_pool2d_grad as adaptive_avg_pool2d_grad
 from .pool import avg_pool2d as avg_pool2d
@@ -31,6 +36,8 @@ from .pool import avg_pool2d_grad as avg_pool2d_grad
 from .pool import max_pool2d as max_pool2d
 from .pool import max_pool2d_gather as max_pool2d_gather
 from .pool import max_pool2d_scatter as max_pool2d_scatter
+from .random import dropout as dropout
+from .random import dropout_grad as dropout_grad
 from .reduce import mean as mean
 from .reduce import sum as sum
 from .reduce import sum_to as sum_to

@@ -1,0 +1,153 @@
+"""Modules that hold modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from operator import index as as_index
+from typing import Any
+
+from .module import Module
+
+
+class _Numbered(Module):
+    """Children called "0", "1", ... in order."""
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._modules.values())
+
+    def __getitem__(self, index: Any) -> Any:
+        children = list(self)
+        return self._of(children[index]) if isinstance(index, slice) else children[self._at(index)]
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        self.add_module(list(self._modules)[self._at(index)], module)
+
+    def __delitem__(self, index: Any) -> None:
+        children = list(self)
+        del children[index if isinstance(index, slice) else self._at(index)]
+        self._replace(children)
+
+    def append(self, module: Module) -> Any:
+        """Add a module at the end; returns self."""
+        self.add_module(str(len(self)), module)
+        return self
+
+    def extend(self, modules: Iterable[Module]) -> Any:
+        """Add modules at the end; returns self."""
+        for module in list(modules):
+            self.append(module)
+        return self
+
+    def insert(self, index: int, module: Module) -> Any:
+        """Put a module before the one at index; returns self."""
+        children = list(self)
+        if not -len(children) <= index <= len(children):
+            raise IndexError(f"insert at {index} is out of range for {len(children)} modules")
+        children.insert(index, module)
+        self._replace(children)
+        return self
+
+    def _at(self, index: Any) -> int:
+        at = as_index(index)
+        if not -len(self) <= at < len(self):
+            raise IndexError(f"index {at} is out of range for a {type(self).__name__} of {len(self)} modules")
+        return at % len(self)
+
+    def _of(self, children: list[Any]) -> Any:
+        return type(self)(*children)
+
+    def _replace(self, children: list[Any]) -> None:
+        """Number these modules from 0."""
+        for name in list(self._modules):
+            delattr(self, name)
+        for child in children:
+            self.append(child)
+
+
+class Sequential(_Numbered):
+    """Modules called one after the other; from modules, or from a dict of named ones.
+
+    >>> import tinygrad_cnn as tg
+    >>> net = tg.nn.Sequential(tg.nn.Linear(4, 8), tg.nn.ReLU(), tg.nn.Linear(8, 2))
+    >>> net(tg.ones(3, 4)).shape
+    (3, 2)
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__()
+        named = args[0] if len(args) == 1 and isinstance(args[0], Mapping) else None
+        for name, module in named.items() if named is not None else enumerate(args):
+            self.add_module(str(name), module)
+
+    def forward(self, input: Any) -> Any:
+        for module in self:
+            input = module(input)
+        return input
+
+
+class ModuleList(_Numbered):
+    """A list of modules whose parameters count; it has no forward of its own."""
+
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        super().__init__()
+        self.extend(modules)
+
+    def _of(self, children: list[Any]) -> Any:
+        return type(self)(children)
+
+    def __repr__(self) -> str:
+        lines, at = [], 0
+        for text, same in groupby(repr(child) for child in self):
+            n = len(list(same))
+            lines.append(f"({at}): {text}" if n == 1 else f"({at}-{at + n - 1}): {n} x {text}")
+            at += n
+        return self._shown(lines)
+
+
+class ModuleDict(Module):
+    """Modules by name, whose parameters count; it has no forward of its own."""
+
+    def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
+        super().__init__()
+        self.update(modules or {})
+
+    def __getitem__(self, key: str) -> Any:
+        return self._modules[key]
+
+    def __setitem__(self, key: str, module: Module) -> None:
+        self.add_module(key, module)
+
+    def __delitem__(self, key: str) -> None:
+        if key not in self._modules:
+            raise KeyError(key)
+        delattr(self, key)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._modules
+
+    def keys(self) -> Iterable[str]:
+        """The names."""
+        return self._modules.keys()
+
+    def values(self) -> Iterable[Module]:
+        """The modules."""
+        return self._modules.values()
+
+    def items(self) -> Iterable[tuple[str, Module]]:
+        """Names and modules."""
+        return self._modules.items()
+
+    def update(self, modules: Mapping[str, Module]) -> None:
+        """Add or replace modules."""
+        for name, module in modules.items():
+            self[name] = module

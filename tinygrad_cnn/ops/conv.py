@@ -1,0 +1,276 @@
+"""Convolution in two dimensions.
+
+    y[n, o, p, q] = bias[o] + sum over c, i, j of w[o, c, i, j] * x[n, c, p*stride + i*dilation - top, ...]
+
+is linear in x and in w. Its two gradients are linear ops of their own, and each of the three is a vjp of the
+others: no derivative of any order leaves this file. The transposed convolution is the gradient with respect
+to the input.
+
+Letters: N images, C channels, H x W pixels, O output channels, P x Q output pixels, K x L kernel, G groups.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from ..kernels import on
+from ..kernels.spec import Conv2dSpec
+from ..op import op
+from .arguments import check_floats, hashable, integer, pair
+from .shape import pad
+
+
+@op
+def _conv2d(input: Any, weight: Any, bias: Any, spec: Conv2dSpec) -> Any:
+    """(N, C, H, W), (O, C/G, K, L), (O,) -> (N, O, P, Q)."""
+    return on(input).conv2d(input, weight, bias, spec)
+
+
+@op
+def _conv2d_input_grad(g: Any, weight: Any, input_hw: tuple[int, int], spec: Conv2dSpec) -> Any:
+    """(N, O, P, Q), (O, C/G, K, L) -> (N, C, H, W)."""
+    return on(g).conv2d_input_grad(g, weight, input_hw, spec)
+
+
+@op
+def _conv2d_weight_grad(input: Any, g: Any, kernel_hw: tuple[int, int], spec: Conv2dSpec) -> Any:
+    """(N, C, H, W), (N, O, P, Q) -> (O, C/G, K, L)."""
+    return on(input).conv2d_weight_grad(input, g, kernel_hw, spec)
+
+
+@op
+def _conv2d_bias_grad(g: Any) -> Any:
+    """(N, O, P, Q) -> (O,)."""
+    return on(g).conv2d_bias_grad(g)
+
+
+_conv2d.vjps(
+    input=lambda g, input_shape, weight, spec: _conv2d_input_grad(
+        g, weight, input_hw=input_shape[2:], spec=spec
+    ),
+    weight=lambda g, input, weight_shape, spec: _conv2d_weight_grad(
+        input, g, kernel_hw=weight_shape[2:], spec=spec
+    ),
+    bias=lambda g: _conv2d_bias_grad(g),
+)
+_conv2d_input_grad.vjps(
+    g=lambda v, weight, spec: _conv2d(v, weight, None, spec=spec),
+    weight=lambda v, g, weight_shape, spec: _conv2d_weight_grad(v, g, kernel_hw=weight_shape[2:], spec=spec),
+)
+_conv2d_weight_grad.vjps(
+    input=lambda v, g, input_shape, spec: _conv2d_input_grad(g, v, input_hw=input_shape[2:], spec=spec),
+    g=lambda v, input, spec: _conv2d(input, v, None, spec=spec),
+)
+_conv2d_bias_grad.vjps(g=lambda v, g_shape: v.reshape(1, -1, 1, 1).expand(*g_shape))
+
+
+def conv2d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Any:
+    """Convolve images with kernels (cross-correlation, as everywhere in deep learning).
+
+    input (N, C, H, W) or (C, H, W), weight (O, C/groups, K, L), bias (O,) or None, all of one floating dtype;
+    returns (N, O, P, Q) or (O, P, Q) with P = (H + top + bottom - dilation*(K - 1) - 1) // stride + 1, and Q
+    likewise. stride and dilation are ints or pairs. padding is an int, a pair (rows, columns), (top, bottom,
+    left, right), "valid" for none, or "same" for P = H (stride 1 only; an odd row goes to the bottom, an odd
+    column to the right).
+
+    Raises ValueError, with the numbers, for shapes that do not fit together, and TypeError for dtypes that
+    differ.
+
+    >>> import tinygrad_cnn as tg
+    >>> tg.nn.functional.conv2d(tg.ones(1, 3, 6, 6), tg.ones(8, 3, 3, 3)).shape
+    (1, 8, 4, 4)
+    """
+    check_floats("conv2d", input, weight, bias)
+    spec = _conv_spec(
+        input._array.shape,
+        weight._array.shape,
+        None if bias is None else bias._array.shape,
+        hashable(stride),
+        hashable(padding),
+        hashable(dilation),
+        groups,
+    )
+    if input._array.ndim == 3:
+        return _conv2d(input.unsqueeze(0), weight, bias, spec=spec).squeeze(0)
+    return _conv2d(input, weight, bias, spec=spec)
+
+
+def conv_transpose2d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Any:
+    """The transposed convolution: what conv2d with this weight does to gradients, used to enlarge images.
+
+    input (N, C, H, W) or (C, H, W), weight (C, O/groups, K, L), bias (O,) or None, all of one floating dtype;
+    returns (N, O, P, Q) or (O, P, Q) with P = (H - 1)*stride - 2*padding + dilation*(K - 1) + output_padding
+    + 1, and Q likewise. output_padding must be smaller than stride or dilation.
+
+    Raises ValueError, with the numbers, for shapes that do not fit together, and TypeError for dtypes that
+    differ.
+
+    >>> import tinygrad_cnn as tg
+    >>> tg.nn.functional.conv_transpose2d(tg.ones(1, 8, 4, 4), tg.ones(8, 3, 2, 2), stride=2).shape
+    (1, 3, 8, 8)
+    """
+    check_floats("conv_transpose2d", input, weight, bias)
+    plan = _transpose_plan(
+        input._array.shape,
+        weight._array.shape,
+        None if bias is None else bias._array.shape,
+        hashable(stride),
+        hashable(padding),
+        hashable(output_padding),
+        groups,
+        hashable(dilation),
+    )
+    single = input._array.ndim == 3
+    out = _conv2d_input_grad(
+        input.unsqueeze(0) if single else input, weight, input_hw=plan.hw, spec=plan.spec
+    )
+    if plan.beyond != (0, 0):
+        out = pad(out, (0, plan.beyond[1], 0, plan.beyond[0]))
+    if bias is not None:
+        out = out + bias.reshape(-1, 1, 1)
+    return out.squeeze(0) if single else out
+
+
+# -------------------------------------------------------------------------------------------------- arguments
+
+
+@lru_cache(4096, typed=True)
+def _conv_spec(
+    x: tuple[int, ...], w: tuple[int, ...], b: Any, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> Conv2dSpec:
+    """The numbers of a convolution from what the user wrote, or an error."""
+    name = "conv2d"
+    _check_ranks(name, x, w, "(out_channels, in_channels/groups, rows, columns)")
+    groups = integer(name, "groups", groups, 1)
+    if x[-3] != w[1] * groups:
+        raise ValueError(
+            f"{name} expects {w[1] * groups} input channels, got input {x}: a weight of {w} with "
+            f"groups={groups} "
+            f"takes {w[1]} * {groups} channels; set in_channels={x[-3]}"
+        )
+    if w[0] % groups:
+        raise ValueError(f"{name} expects out_channels divisible by groups, got {w[0]} and groups={groups}")
+    if b is not None and b != (w[0],):
+        raise ValueError(f"{name} expects a bias of shape {(w[0],)}, one per output channel, got {b}")
+    strides = pair(name, "stride", stride, 1)
+    dilations = pair(name, "dilation", dilation, 1)
+    spec = Conv2dSpec(strides, padding_of(name, padding, w[2:], strides, dilations), dilations, groups)
+    try:
+        spec.output_hw(x[-2:], w[2:])  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    return spec
+
+
+def _check_ranks(name: str, x: tuple[int, ...], w: tuple[int, ...], meaning: str) -> None:
+    if len(x) not in (3, 4):
+        hint = "; add the channels with unsqueeze(-3)" if len(x) == 2 else ""
+        raise ValueError(
+            f"{name} expects an input of (N, C, H, W) or (C, H, W), got {len(x)} dimensions: {x}{hint}"
+        )
+    if len(w) != 4:
+        raise ValueError(f"{name} expects a weight of {meaning}, got {len(w)} dimensions: {w}")
+    if 0 in w[2:]:
+        raise ValueError(f"{name} expects a kernel of at least one pixel, got a weight of {w}")
+
+
+def padding_of(
+    name: str, padding: Any, kernel: tuple[int, ...], stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) from what the user wrote, or an error."""
+    if padding == "valid":
+        return 0, 0, 0, 0
+    if padding == "same":
+        if stride != (1, 1):
+            raise ValueError(
+                f"{name}: padding='same' needs stride 1, got {stride}; give the padding as numbers"
+            )
+        rows, columns = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+        return rows // 2, rows - rows // 2, columns // 2, columns - columns // 2
+    if isinstance(padding, str):
+        raise ValueError(f"{name} expects padding 'same', 'valid' or numbers, got {padding!r}")
+    if isinstance(padding, tuple) and len(padding) == 4:
+        top, bottom, left, right = (integer(name, "padding", p, 0) for p in padding)
+        return top, bottom, left, right
+    rows, columns = pair(name, "padding", padding, 0)
+    return rows, rows, columns, columns
+
+
+class _TransposePlan(NamedTuple):
+    """The convolution that is transposed, the size of its input, and the rows and columns that no window "
+    "reaches."""
+
+    spec: Conv2dSpec
+    hw: tuple[int, int]
+    beyond: tuple[int, int]
+
+
+@lru_cache(4096, typed=True)
+def _transpose_plan(
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    b: Any,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: Any,
+    dilation: Any,
+) -> _TransposePlan:
+    """The numbers of a transposed convolution from what the user wrote, or an error."""
+    name = "conv_transpose2d"
+    _check_ranks(name, x, w, "(in_channels, out_channels/groups, rows, columns)")
+    groups = integer(name, "groups", groups, 1)
+    if x[-3] != w[0]:
+        raise ValueError(
+            f"{name} expects {w[0]} input channels, as its weight of {w} has, got input {x}; set "
+            f"in_channels={x[-3]}"
+        )
+    if w[0] % groups:
+        raise ValueError(f"{name} expects in_channels divisible by groups, got {w[0]} and groups={groups}")
+    if b is not None and b != (w[1] * groups,):
+        raise ValueError(
+            f"{name} expects a bias of shape {(w[1] * groups,)}, one per output channel, got {b}"
+        )
+    strides = pair(name, "stride", stride, 1)
+    dilations = pair(name, "dilation", dilation, 1)
+    pads = pair(name, "padding", padding, 0)
+    extra = pair(name, "output_padding", output_padding, 0)
+    sizes = []
+    for axis in (0, 1):
+        if extra[axis] >= max(strides[axis], dilations[axis]):
+            raise ValueError(
+                f"{name} expects output_padding smaller than stride or dilation, got output_padding "
+                f"{extra}, stride "
+                f"{strides} and dilation {dilations}"
+            )
+        reach = (x[axis - 2] - 1) * strides[axis] + dilations[axis] * (w[axis + 2] - 1) + 1
+        sizes.append(reach - 2 * pads[axis] + extra[axis])
+    if min(sizes) < 1:
+        raise ValueError(
+            f"{name} expects an output of at least 1 x 1, got {sizes[0]} x {sizes[1]} from input {x}, "
+            f"kernel {w[2:]} "
+            f"and padding {pads}; use less padding or more output_padding"
+        )
+    # Output padding takes back padding at the bottom and right; what exceeds it lies beyond every window.
+    beyond = [min(max(e - p, 0), size) for e, p, size in zip(extra, pads, sizes, strict=True)]
+    bottom, right = max(pads[0] - extra[0], 0), max(pads[1] - extra[1], 0)
+    spec = Conv2dSpec(strides, (pads[0], bottom, pads[1], right), dilations, groups)
+    return _TransposePlan(spec, (sizes[0] - beyond[0], sizes[1] - beyond[1]), (beyond[0], beyond[1]))

@@ -1,0 +1,256 @@
+"""Batch norm and layer norm: centre and scale by a mean and a variance that are part of the graph.
+
+With x^ = (x - mean) * rstd and h = g * weight, both have the gradient rstd * (h - mean(h) - x^ * mean(h *
+x^)), the means over what was normalised together (Ioffe & Szegedy 2015, arXiv:1502.03167; Ba et al. 2016,
+arXiv:1607.06450).
+
+Letters: N images, C channels, R rows, F features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from operator import index
+from typing import Any
+
+import numpy as np
+
+from ..autograd import Variable
+from ..inplace import check_writable
+from ..kernels import on
+from ..op import op
+from .arguments import check_floats
+
+
+def _normalised_grads(
+    g: Any,
+    wanted: Sequence[bool],
+    input: Any,
+    weight: Any,
+    eps: float,
+    dims: tuple[int, ...],
+    over: tuple[int, ...],
+) -> list[Any]:
+    """The gradients in plain ops: `dims` are normalised together, `over` share an element of weight and "
+    "bias."""
+    centred = input - input.mean(dims, keepdim=True)
+    rstd = (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
+    unit = centred * rstd
+    dx = dw = None
+    if wanted[0]:
+        shape = [1 if dim in over else n for dim, n in enumerate(input.shape)]
+        h = g if weight is None else g * weight.reshape(*shape)
+        dx = rstd * (h - h.mean(dims, keepdim=True) - unit * (h * unit).mean(dims, keepdim=True))
+    if wanted[1]:
+        dw = (g * unit).sum(over)
+    return [dx, dw, g.sum(over) if wanted[2] else None]
+
+
+def _fused_grads(grads: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
+    return [Variable.new(grad) if want else None for grad, want in zip(grads, wanted, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------------- batch norm
+
+
+@op(aux=("mean", "rstd"))
+def _batch_norm(input: Any, weight: Any, bias: Any, eps: float, running: Any) -> Any:
+    """(N, C, ...), (C,), (C,) -> (N, C, ...), and mean and 1 / sqrt(var + eps) (C,); updates the running "
+    "statistics."""
+    y, mean, rstd = on(input).batch_norm_train(input, weight, bias, eps)
+    if running is not None:
+        samples = input.size // input.shape[1]
+        variance = (1 / np.square(rstd) - eps).clip(min=0) * (samples / (samples - 1))
+        running_mean, running_var, momentum = running
+        for held, new in ((running_mean, mean), (running_var, variance)):
+            held._array[...] = (1 - momentum) * held._array + momentum * new
+            held._version.n += 1
+    return y, mean, rstd
+
+
+def _batch_norm_fused(g: Any, wanted: Sequence[bool], input: Any, weight: Any, mean: Any, rstd: Any) -> Any:
+    w = None if weight is None else weight._array
+    return _fused_grads(on(mean).batch_norm_train_grad(g._array, input._array, mean, rstd, w), wanted)
+
+
+def _batch_norm_composed(g: Any, wanted: Sequence[bool], input: Any, weight: Any, eps: float) -> Any:
+    dims = (0, *range(2, input.ndim))
+    return _normalised_grads(g, wanted, input, weight, eps, dims, dims)
+
+
+_batch_norm.joint_vjp(_batch_norm_fused, composed=_batch_norm_composed)
+
+
+@op
+def _channel_affine(input: Any, scale: Any, shift: Any) -> Any:
+    """(N, C, ...) * (C,) + (C,) -> (N, C, ...)."""
+    return on(input).channel_affine(input, scale, shift)
+
+
+def _over_channels(x: Any) -> Any:
+    """(N, C, ...) -> (C,): sums."""
+    return x.sum((0, *range(2, x.ndim)))
+
+
+_channel_affine.vjps(
+    input=lambda g, scale: _channel_affine(g, scale, Variable.new(np.zeros_like(scale._array))),
+    scale=lambda g, input: _over_channels(g * input),
+    shift=lambda g: _over_channels(g),
+)
+
+
+def batch_norm(
+    input: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """(input - mean) / sqrt(var + eps) * weight + bias, channel by channel.
+
+    input (N, C, ...) floating; running_mean, running_var, weight, bias (C,) or None; weight and bias of
+    input's dtype. When training, mean and (biased) variance are the batch's, and the running statistics,
+    where given, move towards them in place: running = (1 - momentum) * running + momentum * batch, with the
+    unbiased variance. Else they are the running statistics. Returns input's shape and dtype.
+
+    Raises ValueError for other shapes, one sample per channel when training, or missing statistics when not,
+    and TypeError for dtypes that differ.
+
+    >>> import tinygrad_cnn as tg
+    >>> tg.nn.functional.batch_norm(tg.tensor([[1.0], [3.0]]), None, None, training=True, eps=0.0).tolist()
+    [[-1.0], [1.0]]
+    """
+    check_floats("batch_norm", input, weight, bias)
+    for x in (running_mean, running_var):
+        if x is not None:
+            check_floats("batch_norm", x)
+    _check_channels(
+        input._array.shape,
+        *(None if x is None else x._array.shape for x in (running_mean, running_var, weight, bias)),
+    )
+    if eps < 0:
+        raise ValueError(f"batch_norm expects eps >= 0, got {eps}")
+    if training:
+        return _train(input, running_mean, running_var, weight, bias, momentum, float(eps))
+    if running_mean is None or running_var is None:
+        raise ValueError(
+            "batch_norm expects running_mean and running_var when not training; or pass training=True"
+        )
+    scale = (running_var.to(input.dtype) + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    shift = -running_mean.to(input.dtype) * scale
+    return _channel_affine(_flat(input), scale, shift if bias is None else shift + bias).reshape(*input.shape)
+
+
+def _train(
+    input: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, momentum: float, eps: float
+) -> Any:
+    shape = input._array.shape
+    if input._array.size // shape[1] < 2:
+        raise ValueError(
+            f"batch_norm expects more than one value per channel when training, got an input of {shape}; "
+            "use a larger "
+            "batch, or eval()"
+        )
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("batch_norm expects both running_mean and running_var, or neither")
+    running = None
+    if running_mean is not None:
+        running = running_mean, running_var, momentum
+        check_writable(running_mean)
+        check_writable(running_var)
+    if len(shape) <= 4:
+        return _batch_norm(input, weight, bias, eps=eps, running=running)
+    return _batch_norm(_flat(input), weight, bias, eps=eps, running=running).reshape(*shape)
+
+
+def _flat(input: Any) -> Any:
+    """The kernels know up to two dimensions after the channels; more are one."""
+    return input if input._array.ndim <= 4 else input.flatten(2)
+
+
+@lru_cache(4096)
+def _check_channels(x: tuple[int, ...], *others: tuple[int, ...] | None) -> None:
+    if len(x) < 2:
+        raise ValueError(f"batch_norm expects an input of (N, C, ...), got {len(x)} dimensions: {x}")
+    if x[1] == 0:
+        raise ValueError(f"batch_norm expects at least one channel, got an input of {x}")
+    for name, shape in zip(("running_mean", "running_var", "weight", "bias"), others, strict=True):
+        if shape is not None and shape != (x[1],):
+            raise ValueError(
+                f"batch_norm expects {math.prod(shape)} channels, as its {name} of {shape} has, got an "
+                f"input of {x}: "
+                f"it has {x[1]}; set num_features={x[1]}"
+            )
+
+
+# ------------------------------------------------------------------------------------------------- layer norm
+
+
+@op(aux=("mean", "rstd"))
+def _layer_norm(input: Any, weight: Any, bias: Any, eps: float) -> Any:
+    """(R, F), (F,), (F,) -> (R, F), and mean and 1 / sqrt(var + eps) (R,)."""
+    return on(input).layer_norm(input, weight, bias, eps)
+
+
+def _layer_norm_fused(g: Any, wanted: Sequence[bool], input: Any, weight: Any, mean: Any, rstd: Any) -> Any:
+    w = None if weight is None else weight._array
+    return _fused_grads(on(mean).layer_norm_grad(g._array, input._array, mean, rstd, w), wanted)
+
+
+def _layer_norm_composed(g: Any, wanted: Sequence[bool], input: Any, weight: Any, eps: float) -> Any:
+    return _normalised_grads(g, wanted, input, weight, eps, (1,), (0,))
+
+
+_layer_norm.joint_vjp(_layer_norm_fused, composed=_layer_norm_composed)
+
+
+def layer_norm(
+    input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Any:
+    """(input - mean) / sqrt(var + eps) * weight + bias, with the statistics of each item's own features.
+
+    The variance is the biased one. normalized_shape, an int or ints, is the end of input's shape; weight and
+    bias have that shape, or are None, and input's dtype. Returns input's shape and dtype. Raises ValueError
+    for other shapes and TypeError for dtypes that differ.
+
+    >>> import tinygrad_cnn as tg
+    >>> tg.nn.functional.layer_norm(tg.tensor([[1.0, 3.0], [2.0, 8.0]]), 2, eps=0.0).tolist()
+    [[-1.0, 1.0], [-1.0, 1.0]]
+    """
+    check_floats("layer_norm", input, weight, bias)
+    shape, features = input._array.shape, features_of(normalized_shape)
+    if not features or shape[-len(features) :] != features:
+        raise ValueError(
+            f"layer_norm expects an input that ends in normalized_shape {features}, got {shape}; set "
+            f"normalized_shape={shape[-max(len(features), 1) :]}"
+        )
+    for name, x in (("weight", weight), ("bias", bias)):
+        if x is not None and x._array.shape != features:
+            raise ValueError(
+                f"layer_norm expects a {name} of normalized_shape {features}, got {x._array.shape}"
+            )
+    if 0 in features:
+        raise ValueError(f"layer_norm expects at least one feature, got normalized_shape {features}")
+    if eps < 0:
+        raise ValueError(f"layer_norm expects eps >= 0, got {eps}")
+    if len(features) > 1:
+        weight, bias = (None if x is None else x.reshape(-1) for x in (weight, bias))
+    rows = input if len(shape) == 2 and len(features) == 1 else input.reshape(-1, math.prod(features))
+    out = _layer_norm(rows, weight, bias, eps=float(eps))
+    return out if rows is input else out.reshape(*shape)
+
+
+def features_of(normalized_shape: Any) -> tuple[int, ...]:
+    """normalized_shape as a tuple of ints; TypeError for other things."""
+    sizes = normalized_shape if isinstance(normalized_shape, tuple | list) else (normalized_shape,)
+    try:
+        return tuple(index(n) for n in sizes)
+    except TypeError:
+        raise TypeError(f"layer_norm expects ints as normalized_shape, got {normalized_shape!r}") from None
