@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinygrad_cnn import kernels
-from tinygrad_cnn.kernels.cpu import matmul
+from tinygrad_cnn.kernels.cpu.matmul import column_sums, linear, matmul
 
 from . import naive
 
@@ -53,7 +53,7 @@ def test_matmul(m: int, k: int, n: int, left: str, right: str, dtype: str, batch
     batches = (batch,) if batch else ()
     a = laid_out(rng.standard_normal((*batches, m, k)).astype(dtype), left)
     b = laid_out(rng.standard_normal((*batches, k, n)).astype(dtype), right)
-    c = matmul.matmul(a, b)
+    c = matmul(a, b)
     check(c, a, b)
     assert c.flags.c_contiguous
 
@@ -68,7 +68,7 @@ def test_linear(m: int, k: int, n: int, left: str, right: str, dtype: str, biase
     x = laid_out(rng.standard_normal((m, k)).astype(dtype), left)
     w = laid_out(rng.standard_normal((n, k)).astype(dtype), right)
     bias = rng.standard_normal(n).astype(dtype) if biased else None
-    y = matmul.linear(x, w, bias)
+    y = linear(x, w, bias)
     if biased:
         assert bias is not None
         x = np.hstack([x, np.ones((m, 1), dtype)])
@@ -80,19 +80,19 @@ def test_linear(m: int, k: int, n: int, left: str, right: str, dtype: str, biase
 @given(st.integers(1, 700), st.integers(1, 70), st.sampled_from("fd"), st.integers(0, 99))
 def test_column_sums(rows: int, columns: int, dtype: str, seed: int) -> None:
     x = np.random.default_rng(seed).standard_normal((rows, columns)).astype(dtype)
-    check(matmul.column_sums(x)[None], np.ones((1, rows), dtype), x)
+    check(column_sums(x)[None], np.ones((1, rows), dtype), x)
 
 
 def test_column_sums_of_many_rows_stay_accurate() -> None:
     x = np.random.default_rng(0).random((1_000_000, 3), np.float32)
     exact = x.sum(0, dtype=np.float64)
-    assert (np.abs(matmul.column_sums(x) - exact) / exact).max() < 5e-7
+    assert (np.abs(column_sums(x) - exact) / exact).max() < 5e-7
 
 
 def test_plain_loops_agree() -> None:
     rng = np.random.default_rng(3)
     a, b = rng.standard_normal((15, 7)), rng.standard_normal((7, 19))
-    np.testing.assert_allclose(matmul.matmul(a, b), naive.matmul(a, b), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(matmul(a, b), naive.matmul(a, b), rtol=1e-12, atol=1e-13)
 
 
 @pytest.fixture(scope="module")
@@ -117,12 +117,12 @@ def test_the_bits_do_not_depend_on_the_number_of_parts(
     a = rng.standard_normal((*batches, m, k)).astype(np.float32)
     b = laid_out(rng.standard_normal((*batches, k, n)).astype(np.float32), right)
     parts_of_any_size(1)
-    first = matmul.matmul(a, b)
+    first = matmul(a, b)
     for parts in (2, 3, 4):
         parts_of_any_size(parts)
-        np.testing.assert_array_equal(matmul.matmul(a, b), first)
+        np.testing.assert_array_equal(matmul(a, b), first)
 
 
 def test_other_dtypes_are_numpys() -> None:
     a = np.arange(6).reshape(2, 3)
-    np.testing.assert_array_equal(matmul.matmul(a, a.T), a @ a.T)
+    np.testing.assert_array_equal(matmul(a, a.T), a @ a.T)

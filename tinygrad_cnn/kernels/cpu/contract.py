@@ -14,7 +14,9 @@ import numba
 import numpy as np
 
 from .. import get_num_threads, launch
+from ..compile import jit
 from . import memory, simd
+from .simd import call_tile
 
 #: Whether the kernels can run; else the reference does.
 ENABLED = not numba.config.DISABLE_JIT
@@ -53,24 +55,25 @@ def _flat(x: np.ndarray) -> np.ndarray:
     return x.reshape(-1) if x.flags.writeable else x.flatten()
 
 
-def panels(dtype: Any, kind: int, rows: int, columns: int) -> list[int]:
-    """Cover a (rows, columns) block with tiles: the panels, PANEL numbers each, that take the fewest cycles."""
+def panels(dtype: Any, kind: int, rows: int, columns: int, widths: list[int] | None = None) -> list[int]:
+    """Cover a (rows, columns) block with tiles: a list of panels, PANEL numbers each."""
     lanes = simd.lanes(dtype)
-    vectors = -(-columns // lanes)
-    choices = [_split(vectors, -(-vectors // widest)) for widest in range(1, simd.max_vectors() + 1)]
-    widths = min(choices, key=lambda widths: sum(_cycles(rows, width) for width in widths))
     out, first = [], 0
-    for width in widths:
+    for width in widths or panel_widths(dtype, rows, columns):
         tiles = -(-rows // simd.max_rows(width))
         big = -(-rows // tiles)
+        out += [simd.tile_address(dtype, kind, width, size) for size in (big, max(big - 1, 1))]
         used = min(columns - first * lanes, width * lanes) - (width - 1) * lanes
-        out += [
-            simd.tile_address(dtype, kind, width, big),
-            simd.tile_address(dtype, kind, width, max(big - 1, 1)),
-        ]
         out += [first * lanes, used, tiles, rows - tiles * (big - 1), big]
         first += width
     return out
+
+
+def panel_widths(dtype: Any, rows: int, columns: int) -> list[int]:
+    """How many vectors wide the panels of a (rows, columns) block should be, for the fewest cycles."""
+    vectors = -(-columns // simd.lanes(dtype))
+    choices = [_split(vectors, -(-vectors // widest)) for widest in range(1, simd.max_vectors() + 1)]
+    return min(choices, key=lambda widths: sum(_cycles(rows, width) for width in widths))
 
 
 def _split(total: int, parts: int) -> list[int]:
@@ -82,3 +85,9 @@ def _cycles(rows: int, width: int) -> float:
     """Cycles per k of a panel: two multiply-adds or two loads a cycle, and a multiply-add takes four."""
     tiles = _split(rows, -(-rows // simd.max_rows(width)))
     return sum(max(m * width / 2, (m + width) / 2, 4) + 0.5 for m in tiles)
+
+
+@jit(parts=True)
+def run_tile(address, plan, operand, c, part, parts):  # type: ignore[no-untyped-def]
+    """One tile a part on its share of c: what the benchmark measures as the peak."""
+    call_tile(address, plan, 0, operand, 0, operand, 0, c, c.size // parts * part, c, 0, 16)

@@ -10,16 +10,20 @@ from .. import reference
 from ..compile import jit
 from . import contract, memory, simd
 from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
-from .simd import AK, AR, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile
+from .simd import AK, AR, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, copy, transpose
 
 #: Rows that a column sum adds one after another; more are summed in blocks, which keeps the error small.
 SUM_ROWS = 128
 
 
-#: Depth of a block: a panel of B of that many rows (64 KiB) stays in the L2 cache while the rows of A pass.
+#: Depth of a block: a panel of B of that many rows (64 KiB) and BLOCK_ROWS rows of A stay in the L2 cache.
 DEPTH = 512
-#: Rows of a task: enough to use a panel of B again and again, few enough to share among threads.
+#: Rows of a job: enough to use a packed panel of B again and again, few enough to share among threads.
 BLOCK_ROWS = 112
+#: Jobs worth having, so that threads finish together.
+JOBS = 8
+#: Rows of A packed lie this much further apart than they are long: at 4 KiB they would share one set of the L1 cache.
+SKEW = 16
 
 
 def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -51,24 +55,16 @@ def linear(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
 
 
 def _multiply(a: np.ndarray, b: np.ndarray, c: np.ndarray, bias: np.ndarray | None) -> None:
-    a, b = _whole(a), _rows_contiguous(_whole(b))
+    a, b = _walkable(a), _walkable(b)
     work = _product(a.dtype.char, a.shape, b.shape[-1], a.strides, b.strides, bias is not None)
     contract.run(work, _memory(a), _memory(b), c, bias)
 
 
-def _whole(x: np.ndarray) -> np.ndarray:
-    """x where its memory can be walked forwards from its first element and written; else a copy."""
-    if min(x.strides) < 0 or not x.flags.writeable or any(stride % x.itemsize for stride in x.strides):
+def _walkable(x: np.ndarray) -> np.ndarray:
+    """x where its memory goes forwards from its first element and may be written; else a copy."""
+    if min(x.strides) < 0 or not x.flags.writeable or not x.flags.aligned:
         return x.copy()
     return x
-
-
-def _rows_contiguous(b: np.ndarray) -> np.ndarray:
-    if b.strides[-1] == b.itemsize or b.shape[-1] == 1:
-        return b
-    out = memory.empty(b.shape, b.dtype)
-    np.copyto(out, b)
-    return out
 
 
 def _memory(x: np.ndarray) -> np.ndarray:
@@ -82,10 +78,12 @@ def _memory(x: np.ndarray) -> np.ndarray:
 
 
 # fmt: off
-(M_BATCH, M_BLOCKS, M_PANELS, M_DEPTH, M_DEPTHS, M_A_BATCH, M_A_ROW, M_A_DEPTH, M_B_BATCH, M_B_DEPTH, M_C_BATCH,
- M_COLUMNS, M_TILE) = range(13)
+(M_BATCH, M_BLOCKS, M_GROUPS, M_PANELS, M_ROWS, M_COLUMNS, M_DEPTH, M_DEPTHS, M_LANES,
+ M_A_BATCH, M_A_ROW, M_A_DEPTH, M_B_BATCH, M_B_DEPTH, M_B_COLUMN, M_C_BATCH,
+ M_PACK_A, M_PACK_B, M_PACKED_ROW, M_SCRATCH_B, M_SCRATCH, M_TILE) = range(22)
 # fmt: on
 M_HEADER = M_TILE + 4 * TILE_ARGS
+ROWS_PACKED, DEPTHS_PACKED = 1, 2  # how A is packed: row after row, or (A transposed) all rows of a depth together
 
 
 @lru_cache(4096)
@@ -99,51 +97,114 @@ def _product(
 ) -> contract.Work:
     m, k = a_shape[-2:]
     batch = a_shape[0] if len(a_shape) == 3 else 1
-    itemsize = np.dtype(char).itemsize
+    itemsize, lanes = np.dtype(char).itemsize, simd.lanes(char)
     a_batch, a_row, a_depth = ([0] + [stride // itemsize for stride in a_strides])[-3:]
-    b_batch, b_row, _ = ([0] + [stride // itemsize for stride in b_strides])[-3:]
-    depths = -(-k // DEPTH)
+    b_batch, b_depth, b_column = ([0] + [stride // itemsize for stride in b_strides])[-3:]
+    blocks, depths = -(-m // BLOCK_ROWS), -(-k // DEPTH)
+    rows, deepest = -(-m // blocks), -(-k // depths)
+    widths = contract.panel_widths(char, rows, n)
+    groups = min(len(widths), -(-JOBS // (batch * blocks)))
+    pack_b = b_column != 1 or rows >= 28
+    pack_a = 0
+    if len(widths) >= 4 * groups and deepest > 64:
+        pack_a = ROWS_PACKED if a_depth == 1 else DEPTHS_PACKED if a_row == 1 else 0
+    packed_row = {0: 0, ROWS_PACKED: deepest + SKEW, DEPTHS_PACKED: rows}[pack_a]
+    scratch_b = {0: 0, ROWS_PACKED: rows * packed_row, DEPTHS_PACKED: deepest * packed_row}[pack_a]
+
     tiles = []  # by place in the sum (the first block starts it, the others add), then by one k more or not
     for depth in (k // depths, k // depths + 1):
         for start in (simd.BIAS if biased else simd.ZERO, simd.LOAD):
             tile = [0] * TILE_ARGS
             tile[N1], tile[N2], tile[N3] = 1, 1, depth
-            tile[AK], tile[AR], tile[BK], tile[LDC], tile[START] = a_depth, a_row, b_row, n, start
+            tile[AK], tile[AR] = [(a_depth, a_row), (1, packed_row), (packed_row, 1)][pack_a]
+            tile[BK] = max(widths) * lanes if pack_b else b_depth
+            tile[LDC], tile[START] = n, start
             tiles += tile
-    panels = contract.panels(char, simd.OUTER, m, n)
+    panels = [contract.panels(char, simd.OUTER, max(size, 1), n, widths) for size in (m // blocks, m // blocks + 1)]
     head = [0] * M_TILE
-    head[M_BATCH], head[M_BLOCKS], head[M_PANELS] = batch, -(-m // BLOCK_ROWS), len(panels) // PANEL
-    head[M_DEPTH], head[M_DEPTHS] = k, depths
+    head[M_BATCH], head[M_BLOCKS], head[M_GROUPS], head[M_PANELS] = batch, blocks, groups, len(widths)
+    head[M_ROWS], head[M_COLUMNS], head[M_DEPTH], head[M_DEPTHS], head[M_LANES] = m, n, k, depths, lanes
     head[M_A_BATCH], head[M_A_ROW], head[M_A_DEPTH] = a_batch, a_row, a_depth
-    head[M_B_BATCH], head[M_B_DEPTH], head[M_C_BATCH], head[M_COLUMNS] = b_batch, b_row, m * n, n
-    return contract.Work(_multiply_panels, np.array(head + tiles + panels, np.int64), 0, batch * m * n * k)
+    head[M_B_BATCH], head[M_B_DEPTH], head[M_B_COLUMN], head[M_C_BATCH] = b_batch, b_depth, b_column, m * n
+    head[M_PACK_A], head[M_PACK_B], head[M_PACKED_ROW], head[M_SCRATCH_B] = pack_a, pack_b, packed_row, scratch_b
+    head[M_SCRATCH] = scratch_b + (deepest * max(widths) * lanes if pack_b else 0)
+    plan = np.array(head + tiles + panels[0] + panels[1], np.int64)
+    return contract.Work(_multiply_blocks, plan, head[M_SCRATCH], batch * m * n * k)
 
 
 @jit(parts=True)
-def _multiply_panels(plan, a, b, c, bias, scratch, part, parts):  # type: ignore[no-untyped-def]
-    """Body: this part's share of the (batch, block of row tiles, panel) jobs."""
-    blocks, panels = plan[M_BLOCKS], plan[M_PANELS]
-    jobs = plan[M_BATCH] * blocks * panels
+def _multiply_blocks(plan, a, b, c, bias, scratch, part, parts):  # type: ignore[no-untyped-def]
+    """Body: this part's share of the (batch, block of rows, group of panels) jobs."""
+    blocks, groups, rows, depth, depths = plan[M_BLOCKS], plan[M_GROUPS], plan[M_ROWS], plan[M_DEPTH], plan[M_DEPTHS]
+    jobs = plan[M_BATCH] * blocks * groups
+    base = part * plan[M_SCRATCH]
     for job in range(jobs * part // parts, jobs * (part + 1) // parts):
-        panel = M_HEADER + job % panels * PANEL
-        block = job // panels % blocks
-        batch = job // panels // blocks
-        first, last = plan[panel + TILES] * block // blocks, plan[panel + TILES] * (block + 1) // blocks
-        depth, depths, column = plan[M_DEPTH], plan[M_DEPTHS], plan[panel + COLUMN]
+        batch, block, group = job // groups // blocks, job // groups % blocks, job % groups
+        top, bottom = rows * block // blocks, rows * (block + 1) // blocks
         for d in range(depths):
-            begin = depth * d // depths
-            more = depth * (d + 1) // depths - begin - depth // depths
-            tile = M_TILE + TILE_ARGS * (2 * more + (d > 0))
-            for t in range(first, last):
-                big = t < plan[panel + BIGS]
-                row = t * (plan[panel + ROWS] - 1) + min(t, plan[panel + BIGS])
-                left = batch * plan[M_A_BATCH] + row * plan[M_A_ROW] + begin * plan[M_A_DEPTH]
-                right = batch * plan[M_B_BATCH] + begin * plan[M_B_DEPTH] + column
-                out = batch * plan[M_C_BATCH] + row * plan[M_COLUMNS] + column
-                call_tile(
-                    plan[panel + BIG] if big else plan[panel + SMALL],
-                    plan, tile, a, left, b, right, c, out, bias, column, plan[panel + LANES],
-                )  # fmt: skip
+            first, last = depth * d // depths, depth * (d + 1) // depths
+            _block(plan, a, b, c, bias, scratch, base, batch, group, top, bottom, first, last)
+
+
+@jit
+def _block(plan, a, b, c, bias, scratch, base, batch, group, top, bottom, first, last):  # type: ignore[no-untyped-def]
+    """C[top:bottom, the panels of a group] += A[top:bottom, first:last] @ B[first:last, those panels]."""
+    more_rows = bottom - top - plan[M_ROWS] // plan[M_BLOCKS]
+    more_depth = last - first - plan[M_DEPTH] // plan[M_DEPTHS]
+    tile = M_TILE + TILE_ARGS * (2 * more_depth + (first > 0))
+    left = batch * plan[M_A_BATCH] + top * plan[M_A_ROW] + first * plan[M_A_DEPTH]
+    if plan[M_PACK_A] == ROWS_PACKED:
+        for row in range(bottom - top):
+            copy(scratch, base + row * plan[M_PACKED_ROW], a, left + row * plan[M_A_ROW], last - first)
+    elif plan[M_PACK_A] == DEPTHS_PACKED:
+        for d in range(last - first):
+            copy(scratch, base + d * plan[M_PACKED_ROW], a, left + d * plan[M_A_DEPTH], bottom - top)
+    panels, groups = plan[M_PANELS], plan[M_GROUPS]
+    for p in range(panels * group // groups, panels * (group + 1) // groups):
+        panel = M_HEADER + (more_rows * panels + p) * PANEL
+        column = plan[panel + COLUMN]
+        right = batch * plan[M_B_BATCH] + first * plan[M_B_DEPTH] + column * plan[M_B_COLUMN]
+        out = batch * plan[M_C_BATCH] + top * plan[M_COLUMNS] + column
+        if plan[M_PACK_B]:
+            packed = base + plan[M_SCRATCH_B]
+            end = plan[panel + PANEL + COLUMN] if p + 1 < panels else plan[M_COLUMNS]
+            _pack_panel(plan, b, right, last - first, end - column, scratch, packed, plan[tile + BK])
+            if plan[M_PACK_A]:
+                _tiles(plan, tile, panel, scratch, base, scratch, packed, c, out, bias)
+            else:
+                _tiles(plan, tile, panel, a, left, scratch, packed, c, out, bias)
+        elif plan[M_PACK_A]:
+            _tiles(plan, tile, panel, scratch, base, b, right, c, out, bias)
+        else:
+            _tiles(plan, tile, panel, a, left, b, right, c, out, bias)
+
+
+@jit
+def _pack_panel(plan, b, right, depth, columns, scratch, to, row):  # type: ignore[no-untyped-def]
+    """Copy a (depth, columns) panel of B into scratch, rows `row` elements apart."""
+    down, across = plan[M_B_DEPTH], plan[M_B_COLUMN]
+    if across == 1:
+        for d in range(depth):
+            copy(scratch, to + d * row, b, right + d * down, columns)
+    elif down == 1:
+        transpose(columns, depth, b, right, across, scratch, to, row, plan[M_LANES])
+    else:
+        for d in range(depth):
+            for j in range(columns):
+                scratch[to + d * row + j] = b[right + d * down + j * across]
+
+
+@jit
+def _tiles(plan, tile, panel, a, left, b, right, c, out, bias):  # type: ignore[no-untyped-def]
+    for t in range(plan[panel + TILES]):
+        big = t < plan[panel + BIGS]
+        call_tile(
+            plan[panel + BIG] if big else plan[panel + SMALL],
+            plan, tile, a, left, b, right, c, out, bias, plan[panel + COLUMN], plan[panel + LANES],
+        )  # fmt: skip
+        m = plan[panel + ROWS] - (0 if big else 1)
+        left += m * plan[tile + AR]
+        out += m * plan[M_COLUMNS]
 
 
 def column_sums(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

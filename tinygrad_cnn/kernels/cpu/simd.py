@@ -363,3 +363,53 @@ def clear(typingctx: Any, target: Any, target_at: Any, count: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(target, types.int64, types.int64), codegen
+
+
+@intrinsic
+def _transpose_square(
+    typingctx: Any, source: Any, source_at: Any, source_row: Any, target: Any, target_at: Any, target_row: Any
+) -> Any:
+    """Transpose a square of `lanes` rows between 1-D arrays; rows start source_row, target_row elements apart."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        scalar = context.get_data_type(source.dtype)
+        align = context.get_abi_sizeof(scalar)
+        count = host().vector_bytes // align
+        vector = ir.VectorType(scalar, count)
+        rows = []
+        at = _pointer(context, builder, signature.args[0], values[0], values[1])
+        for _ in range(count):
+            rows.append(builder.load(at, typ=vector, align=align))
+            at = builder.gep(at, [values[2]], source_etype=scalar)
+        step = 1
+        while step < count:  # exchange the off-diagonal blocks of 1, 2, 4, ... rows (Eklundh, 1972)
+            low = [lane if not lane & step else count + lane - step for lane in range(count)]
+            high = [lane + step if not lane & step else count + lane for lane in range(count)]
+            index = ir.VectorType(INT32, count)
+            for i in range(count):
+                if not i & step:
+                    a, b = rows[i], rows[i + step]
+                    rows[i] = builder.shuffle_vector(a, b, index(low))
+                    rows[i + step] = builder.shuffle_vector(a, b, index(high))
+            step *= 2
+        at = _pointer(context, builder, signature.args[3], values[3], values[4])
+        for row in rows:
+            builder.store(row, builder.bitcast(at, vector.as_pointer()), align=align)
+            at = builder.gep(at, [values[5]], source_etype=scalar)
+        return context.get_dummy_value()
+
+    return types.none(source, types.int64, types.int64, target, types.int64, types.int64), codegen
+
+
+@jit
+def transpose(rows, columns, source, source_at, source_row, target, target_at, target_row, lanes):  # type: ignore[no-untyped-def]
+    """target[c, r] = source[r, c] between 1-D arrays, in squares of `lanes` x `lanes`."""
+    for r in range(0, rows, lanes):
+        for c in range(0, columns, lanes):
+            at, to = source_at + r * source_row + c, target_at + c * target_row + r
+            if r + lanes <= rows and c + lanes <= columns:
+                _transpose_square(source, at, source_row, target, to, target_row)
+            else:
+                for j in range(min(lanes, columns - c)):
+                    for i in range(min(lanes, rows - r)):
+                        target[to + j * target_row + i] = source[at + i * source_row + j]
