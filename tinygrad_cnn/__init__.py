@@ -7,6 +7,7 @@ from numpy import pi as pi
 
 from . import autograd as autograd
 from . import nn as nn
+from . import optim as optim
 from .autograd import enable_grad as enable_grad
 from .autograd import inference_mode as inference_mode
 from .autograd import is_grad_enabled as is_grad_enabled
@@ -38,15 +39,17 @@ from .creation import zeros as zeros
 from .creation import zeros_like as zeros_like
 from .device import device as device
 from .dtypes import bool as bool
-from .dtypes import float32 as float32
 from .dtypes import float32 as float
-from .dtypes import float64 as float64
+from .dtypes import float32 as float32
 from .dtypes import float64 as double
-from .dtypes import int32 as int32
+from .dtypes import float64 as float64
 from .dtypes import int32 as int
+from .dtypes import int32 as int32
 from .dtypes import int64 as int64
 from .dtypes import int64 as long
 from .dtypes import uint8 as uint8
+from .io import load as load
+from .io import save as save
 from .kernels import get_num_threads as get_num_threads
 from .kernels import set_num_threads as set_num_threads
 from .ops import abs as abs
@@ -58,7 +61,10 @@ from .ops import any as any
 from .ops import argmax as argmax
 from .ops import argmin as argmin
 from .ops import argsort as argsort
-from .ops import matmul as bmm
+from .ops import bitwise_and as bitwise_and
+from .ops import bitwise_not as bitwise_not
+from .ops import bitwise_or as bitwise_or
+from .ops import bitwise_xor as bitwise_xor
 from .ops import broadcast_to as broadcast_to
 from .ops import cat as cat
 from .ops import cat as concat
@@ -71,7 +77,7 @@ from .ops import cumsum as cumsum
 from .ops import diagonal as diagonal
 from .ops import div as div
 from .ops import div as divide
-from .ops import matmul as dot
+from .ops import div as true_divide
 from .ops import eq as eq
 from .ops import erf as erf
 from .ops import exp as exp
@@ -98,13 +104,15 @@ from .ops import logsumexp as logsumexp
 from .ops import lt as lt
 from .ops import masked_fill as masked_fill
 from .ops import masked_select as masked_select
+from .ops import matmul as bmm
+from .ops import matmul as dot
 from .ops import matmul as matmul
+from .ops import matmul as mm
 from .ops import max as max
 from .ops import maximum as maximum
 from .ops import mean as mean
 from .ops import min as min
 from .ops import minimum as minimum
-from .ops import matmul as mm
 from .ops import movedim as movedim
 from .ops import mul as mul
 from .ops import mul as multiply
@@ -147,7 +155,6 @@ from .ops import topk as topk
 from .ops import transpose as transpose
 from .ops import tril as tril
 from .ops import triu as triu
-from .ops import div as true_divide
 from .ops import unbind as unbind
 from .ops import unflatten as unflatten
 from .ops import unsqueeze as unsqueeze

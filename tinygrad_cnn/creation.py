@@ -1,6 +1,7 @@
 """New tensors: from data, filled, counted or random.
 
-All take `dtype`, `device` and `requires_grad`. Floats are float32 and integers int64 unless the data say otherwise.
+All take `dtype`, `device` and `requires_grad`. Floats are float32 and integers int64 unless the data say
+otherwise.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from .ops.dims import size_of
 from .random import Generator, default_generator
 from .tensor import Tensor
 
-# ---------------------------------------------------------------------------------------------------------- from data
+# -------------------------------------------------------------------------------------------------- from data
 
 
 def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A new tensor with a copy of data: a number, nested lists, an array, a tensor, or lists of these.
 
-    Python floats become float32, ints int64 and bools bool; arrays and tensors keep their dtype. Raises ValueError for
-    ragged lists and TypeError for strings and for dtypes that tensors do not have.
+    Python floats become float32, ints int64 and bools bool; arrays and tensors keep their dtype. Raises
+    ValueError for ragged lists and TypeError for strings and for dtypes that tensors do not have.
 
     >>> import tinygrad_cnn as tg
     >>> tg.tensor([[1, 2], [3, 4.5]])
@@ -35,7 +36,9 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
 
 
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
-    """data itself if it is a tensor of the dtype, a tensor that shares its memory if it is such an array, else a copy."""
+    """data itself if it is a tensor of the dtype, a tensor that shares its memory if it is such an array,
+    else a copy.
+    """
     if isinstance(data, Tensor):
         return cast(Tensor, data.to(data.dtype if dtype is None else as_dtype(dtype)))
     if isinstance(data, np.ndarray) and (dtype is None or as_dtype(dtype) == data.dtype):
@@ -54,7 +57,9 @@ def from_numpy(ndarray: np.ndarray) -> Tensor:
 
 
 def from_dlpack(ext_tensor: Any) -> Tensor:
-    """A tensor over the memory of any object that speaks DLPack, such as an array or another library's tensor."""
+    """A tensor over the memory of any object that speaks DLPack, such as an array or another library's
+    tensor.
+    """
     return Tensor(_supported(np.from_dlpack(ext_tensor)))
 
 
@@ -68,13 +73,21 @@ def _array_of(data: Any, dtype: Any) -> np.ndarray:
     except ValueError as error:
         if "inhomogeneous" not in str(error):
             raise
-        raise ValueError(f"the nested lists are ragged: every list of a level must have one length ({error})") from None
-    if array.dtype == np.float64 and isinstance(_first(data), int | float) and not isinstance(_first(data), np.generic):
+        raise ValueError(
+            f"the nested lists are ragged: every list of a level must have one length ({error})"
+        ) from None
+    if (
+        array.dtype == np.float64
+        and isinstance(_first(data), int | float)
+        and not isinstance(_first(data), np.generic)
+    ):
         return array.astype(float32) if dtype is None else array
     if array.size == 0 and array.dtype == np.float64:
         return array.astype(float32)
     if array.dtype.kind in "OUS":
-        raise TypeError(f"cannot make a tensor of {type(_first(data)).__name__} {_first(data)!r}: numbers are needed")
+        raise TypeError(
+            f"cannot make a tensor of {type(_first(data)).__name__} {_first(data)!r}: numbers are needed"
+        )
     return _supported(array, dtype)
 
 
@@ -102,7 +115,7 @@ def _new(array: np.ndarray, device: Any, requires_grad: bool) -> Tensor:
     return x.requires_grad_() if requires_grad else x
 
 
-# ------------------------------------------------------------------------------------------------------------- filled
+# ----------------------------------------------------------------------------------------------------- filled
 
 
 def _size(size: Any) -> tuple[int, ...]:
@@ -148,7 +161,9 @@ def _like(input: Tensor, dtype: Any) -> dict[str, Any]:
     return {"shape": input.shape, "dtype": input.dtype if dtype is None else as_dtype(dtype)}
 
 
-def zeros_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def zeros_like(
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """Zeros of the input's shape and dtype."""
     return _new(np.zeros(**_like(input, dtype)), device, requires_grad)
 
@@ -158,7 +173,9 @@ def ones_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_
     return _new(np.ones(**_like(input, dtype)), device, requires_grad)
 
 
-def empty_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def empty_like(
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """As `empty`, of the input's shape and dtype."""
     return _new(np.empty(**_like(input, dtype)), device, requires_grad)
 
@@ -178,7 +195,7 @@ def eye(
     return _new(np.eye(rows, columns, dtype=_dtype(dtype)), device, requires_grad)
 
 
-# ------------------------------------------------------------------------------------------------------------ counted
+# ---------------------------------------------------------------------------------------------------- counted
 
 
 def arange(
@@ -190,7 +207,8 @@ def arange(
     device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """start, start + step, ... below end; `arange(end)` starts at 0. int64 unless one of the numbers is a float.
+    """start, start + step, ... below end; `arange(end)` starts at 0. int64 unless one of the numbers is a
+    float.
 
     Raises ValueError when step is 0 or leads away from end.
 
@@ -206,7 +224,11 @@ def arange(
     whole = all(isinstance(x, int) for x in (start, end, step))
     n = -((start - end) // step) if whole else math.ceil((end - start) / step)
     values = start + step * np.arange(n, dtype=int64 if whole else np.float64)
-    return _new(values.astype(as_dtype(dtype) if dtype is not None else int64 if whole else float32), device, requires_grad)
+    return _new(
+        values.astype(as_dtype(dtype) if dtype is not None else int64 if whole else float32),
+        device,
+        requires_grad,
+    )
 
 
 def linspace(
@@ -217,7 +239,7 @@ def linspace(
     return _new(np.linspace(float(start), float(end), n).astype(_dtype(dtype)), device, requires_grad)
 
 
-# ------------------------------------------------------------------------------------------------------------- random
+# ----------------------------------------------------------------------------------------------------- random
 
 
 def _stream(generator: Generator | None) -> np.random.Generator:
@@ -232,7 +254,11 @@ def _float_dtype(op: str, dtype: Any) -> Any:
 
 
 def rand(
-    *size: Any, generator: Generator | None = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    *size: Any,
+    generator: Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Random numbers, uniform in [0, 1)."""
     array = _stream(generator).random(_size(size), _float_dtype("rand", dtype))
@@ -240,7 +266,11 @@ def rand(
 
 
 def randn(
-    *size: Any, generator: Generator | None = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    *size: Any,
+    generator: Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Random numbers from the normal distribution of mean 0 and variance 1."""
     array = _stream(generator).standard_normal(_size(size), _float_dtype("randn", dtype))
@@ -257,7 +287,9 @@ def randint(
     device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Random integers, uniform in [low, high); `randint(high, size)` starts at 0. ValueError for an empty range."""
+    """Random integers, uniform in [low, high); `randint(high, size)` starts at 0. ValueError for an empty
+    range.
+    """
     if size is None:
         low, high, size = 0, low, high
     if size is None or high is None:
@@ -269,7 +301,12 @@ def randint(
 
 
 def randperm(
-    n: int, *, generator: Generator | None = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    n: int,
+    *,
+    generator: Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """The integers 0 to n - 1 in random order."""
     array = _stream(generator).permutation(*_size((n,)))
@@ -288,12 +325,24 @@ def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
 
 def rand_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """As `rand`, of the input's shape and dtype."""
-    return rand(_like(input, dtype)["shape"], dtype=_like(input, dtype)["dtype"], device=device, requires_grad=requires_grad)
+    return rand(
+        _like(input, dtype)["shape"],
+        dtype=_like(input, dtype)["dtype"],
+        device=device,
+        requires_grad=requires_grad,
+    )
 
 
-def randn_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def randn_like(
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """As `randn`, of the input's shape and dtype."""
-    return randn(_like(input, dtype)["shape"], dtype=_like(input, dtype)["dtype"], device=device, requires_grad=requires_grad)
+    return randn(
+        _like(input, dtype)["shape"],
+        dtype=_like(input, dtype)["dtype"],
+        device=device,
+        requires_grad=requires_grad,
+    )
 
 
 def randint_like(input: Tensor, low: int, high: int | None = None, *, dtype: Any = None) -> Tensor:

@@ -14,6 +14,8 @@ import numpy as np
 
 from .autograd import Variable, edge_to, mode, no_grad
 from .op import op
+from .ops.elementwise import where
+from .ops.index import _slice, parse_key, replaced
 
 
 def write(x: Any, result: Any) -> Any:
@@ -26,9 +28,13 @@ def write(x: Any, result: Any) -> Any:
     value = result._array if isinstance(result, Variable) else np.asarray(result)
     target = x._array
     if not np.can_cast(value.dtype, target.dtype, "same_kind"):
-        raise RuntimeError(f"a result of dtype {value.dtype} cannot be written into a tensor of dtype {target.dtype}")
+        raise RuntimeError(
+            f"a result of dtype {value.dtype} cannot be written into a tensor of dtype {target.dtype}"
+        )
     if np.broadcast_shapes(value.shape, target.shape) != target.shape:
-        raise RuntimeError(f"a result of shape {value.shape} cannot be written into a tensor of shape {target.shape}")
+        raise RuntimeError(
+            f"a result of shape {value.shape} cannot be written into a tensor of shape {target.shape}"
+        )
     if mode.grad and isinstance(result, Variable) and (edge_to(x) is not None or edge_to(result) is not None):
         result = result.to(target.dtype).expand(*target.shape)  # type: ignore[attr-defined]
         node = result._node
@@ -42,13 +48,37 @@ def write(x: Any, result: Any) -> Any:
     return x
 
 
+def assign(x: Any, key: Any, value: Any) -> None:
+    """x[key] = value, broadcast and cast to x's dtype.
+
+    Raises as `write` does, and IndexError or ValueError where key or value do not fit, before anything is written.
+    """
+    view, taken = parse_key(key)
+    part = x if view is None else _slice(x, view)
+    check_writable(part)
+    array = value._array if isinstance(value, Variable) else np.asarray(value)
+    if not (
+        mode.grad and (edge_to(x) is not None or (isinstance(value, Variable) and edge_to(value) is not None))
+    ):
+        part._array[... if taken is None else taken] = array
+        x._version.n += 1
+        return
+    if array.ndim > part._array.ndim and isinstance(value, Variable):  # (1, 3) fits (3,)
+        value = value.reshape(*array.shape[array.ndim - part._array.ndim :])  # type: ignore[attr-defined]
+    write(part, overwritten(part, value) if taken is None else replaced(part, value, key=taken))
+
+
 def check_writable(x: Any) -> None:
     """Raise RuntimeError where an in-place op on x would be wrong."""
     array = x._array
     if not array.flags.writeable:
-        raise RuntimeError(f"a read-only array of shape {array.shape} cannot be changed in place; clone() it first")
+        raise RuntimeError(
+            f"a read-only array of shape {array.shape} cannot be changed in place; clone() it first"
+        )
     if array.size > 1 and any(s == 0 and n > 1 for s, n in zip(array.strides, array.shape, strict=True)):
-        raise RuntimeError("an expanded tensor, whose elements share memory, cannot be changed in place; clone() it")
+        raise RuntimeError(
+            "an expanded tensor, whose elements share memory, cannot be changed in place; clone() it"
+        )
     if not mode.grad:
         return
     if x._requires_grad and x._node is None:
@@ -57,9 +87,13 @@ def check_writable(x: Any) -> None:
     while view is not None:
         base = view.base
         if base._requires_grad and base._node is None:
-            raise RuntimeError("a view of a leaf that requires grad cannot be changed in place; do it under no_grad()")
+            raise RuntimeError(
+                "a view of a leaf that requires grad cannot be changed in place; do it under no_grad()"
+            )
         if view.replay is None:
-            raise RuntimeError("a view taken under no_grad() cannot be changed in place where gradients are recorded")
+            raise RuntimeError(
+                "a view taken under no_grad() cannot be changed in place where gradients are recorded"
+            )
         view = base._view
 
 
@@ -97,6 +131,6 @@ def overwritten(input: Any, value: Any) -> Any:
 
 
 overwritten.vjps(
-    input=lambda g: g * 0.0,
+    input=lambda g: where(False, g, 0.0),
     value=lambda g, value_shape: g.sum_to_size(*value_shape),
 )

@@ -1,4 +1,6 @@
-"""Random numbers: one stream for arrays made by NumPy, and keys for kernels that count instead of keeping a stream."""
+"""Random numbers: one stream for arrays made by NumPy, and keys for kernels that count instead of keeping a
+stream.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,7 @@ class Generator:
         return self._stream
 
     def next_key(self) -> tuple[int, int]:
-        """(seed, number of the call): with the place of an element, the key of a counter-based random number."""
+        """(seed, number of the call): with an element's place, the key of a counter-based number."""
         with self._lock:
             self._calls += 1
             return self._seed, self._calls - 1
@@ -79,7 +81,7 @@ class Generator:
         return Variable.new(np.array(words, np.uint64).view(np.uint8))
 
     def set_state(self, new_state: Any) -> None:
-        """Continue where `get_state` was called. TypeError or ValueError for anything else than its result."""
+        """Continue where `get_state` was called. TypeError or ValueError for anything else."""
         array = new_state._array if isinstance(new_state, Variable) else np.asarray(new_state)
         if array.dtype != np.uint8:
             raise TypeError(f"a generator's state is a uint8 tensor, got {array.dtype}")

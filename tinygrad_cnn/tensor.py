@@ -11,7 +11,7 @@ from . import autograd, device as devices, ops
 from .autograd import Variable, edge_to, mode
 from .dtypes import as_dtype, float32, float64, int32, int64, is_float
 from .dtypes import bool as bool_
-from .inplace import overwritten, write
+from .inplace import assign, overwritten, write
 from .printing import tensor_repr
 
 
@@ -339,10 +339,14 @@ class Tensor(Variable, result=True):
     __rmatmul__ = _reflected(ops.matmul)
     __neg__ = neg = ops.neg
     __abs__ = abs = ops.abs
-    __invert__ = logical_not = ops.logical_not
-    __and__ = logical_and = ops.logical_and
-    __or__ = logical_or = ops.logical_or
-    __xor__ = logical_xor = ops.logical_xor
+    __invert__ = bitwise_not = ops.bitwise_not
+    __and__ = __rand__ = bitwise_and = ops.bitwise_and
+    __or__ = __ror__ = bitwise_or = ops.bitwise_or
+    __xor__ = __rxor__ = bitwise_xor = ops.bitwise_xor
+    logical_not = ops.logical_not
+    logical_and = ops.logical_and
+    logical_or = ops.logical_or
+    logical_xor = ops.logical_xor
     __eq__ = eq = ops.eq  # type: ignore[assignment]
     __ne__ = ne = ops.ne  # type: ignore[assignment]
     __lt__ = lt = ops.lt
@@ -439,8 +443,7 @@ class Tensor(Variable, result=True):
     dot = ops.matmul
     __getitem__ = ops.getitem
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        write(self, ops.setitem(self, key, value))
+    __setitem__ = assign
 
     def view_as(self, other: Tensor) -> Any:
         return self.view(*other.shape)

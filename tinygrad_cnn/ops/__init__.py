@@ -6,6 +6,10 @@ from .dropout import dropout as dropout
 from .dropout import dropout2d as dropout2d
 from .elementwise import abs as abs
 from .elementwise import add as add
+from .elementwise import bitwise_and as bitwise_and
+from .elementwise import bitwise_not as bitwise_not
+from .elementwise import bitwise_or as bitwise_or
+from .elementwise import bitwise_xor as bitwise_xor
 from .elementwise import cast as cast
 from .elementwise import clamp as clamp
 from .elementwise import cos as cos
@@ -62,7 +66,6 @@ from .index import masked_select as masked_select
 from .index import nonzero as nonzero
 from .index import one_hot as one_hot
 from .index import scatter_add as scatter_add
-from .index import setitem as setitem
 from .index import sort as sort
 from .index import take_along_dim as take_along_dim
 from .index import topk as topk

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..autograd import Variable
-from ..dtypes import as_dtype, float32, result_type
+from ..dtypes import as_dtype, float32, int64, result_type
+from ..dtypes import bool as bool_
 from ..kernels import on
 from ..op import op
 
@@ -19,7 +20,7 @@ TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
 def _pair(a: Any, b: Any) -> tuple[Any, Any]:
     """Two operands in their common dtype; a Python number that fits stays one, NumPy treats it as weak too."""
     if type(a) is np.ndarray:
-        if type(b) is np.ndarray and b.dtype == a.dtype or type(b) in (float, int) and a.dtype.kind == "f":
+        if (type(b) is np.ndarray and b.dtype == a.dtype) or (type(b) in (float, int) and a.dtype.kind == "f"):
             return a, b
     dtype = result_type(a, b)
     return _in_dtype(a, dtype), _in_dtype(b, dtype)
@@ -98,18 +99,30 @@ div.vjps(
 )
 
 
+def _divisible(op: str, input: Any, other: Any) -> tuple[Any, Any]:
+    a, b = _numbers(op, *_pair(input, other))
+    if getattr(b, "dtype", float32).kind != "f" and not np.all(b):
+        raise RuntimeError(f"{op}: an integer tensor of shape {np.shape(a)} is divided by 0")
+    return a, b
+
+
+def _numbers(op: str, a: Any, b: Any) -> tuple[Any, Any]:
+    """The pair; RuntimeError for two bools, of which NumPy would make int8."""
+    if getattr(a, "dtype", None) == bool_:
+        raise RuntimeError(f"{op} of two bool tensors is not defined; use .long() on one")
+    return a, b
+
+
 @op
 def floor_divide(input: Any, other: Any) -> Any:
-    """The largest integer not above input / other; no gradient."""
-    a, b = _pair(input, other)
-    return np.floor_divide(a, b)
+    """The largest integer not above input / other; no gradient. RuntimeError for bools and for an integer by 0."""
+    return np.floor_divide(*_divisible("floor_divide", input, other))
 
 
 @op(broadcasts=True)
 def remainder(input: Any, other: Any) -> Any:
-    """input - floor(input / other) * other: the sign is the divisor's."""
-    a, b = _pair(input, other)
-    return np.remainder(a, b)
+    """input - floor(input / other) * other: the sign is the divisor's. RuntimeError for bools and for an integer by 0."""
+    return np.remainder(*_divisible("remainder", input, other))
 
 
 remainder.vjps(input=lambda g: g, other=lambda g, input, other: neg(mul(g, floor_divide(input, other))))
@@ -117,7 +130,7 @@ remainder.vjps(input=lambda g: g, other=lambda g, input, other: neg(mul(g, floor
 
 @op(broadcasts=True)
 def _pow(base: Any, exponent: Any) -> Any:
-    a, b = _pair(base, exponent)
+    a, b = _numbers("pow", *_pair(base, exponent))
     return on(a).binary(np.power, a, b)
 
 
@@ -167,7 +180,7 @@ def sign(input: Any) -> Any:
     return np.sign(input)
 
 
-sign.vjps(input=lambda g: mul(g, 0.0))
+sign.vjps(input=lambda g: where(False, g, 0.0))
 
 
 @op
@@ -182,25 +195,34 @@ cast.vjps(input=lambda g: g)  # the tape casts every gradient to the dtype of it
 # -------------------------------------------------------------------------------------------------------- comparisons
 
 
-def _comparison(name: str, ufunc: Any, doc: str) -> Any:
+def _without_gradient(name: str, ufunc: Any, doc: str) -> Any:
     def forward(input: Any, other: Any) -> Any:
         a, b = _pair(input, other)
         return ufunc(a, b)
 
     forward.__name__ = name
-    forward.__doc__ = f"{doc}, elementwise and broadcast: a bool tensor."
+    forward.__doc__ = f"{doc}, elementwise and broadcast."
     return op(forward)
 
 
-eq = _comparison("eq", np.equal, "input == other")
-ne = _comparison("ne", np.not_equal, "input != other")
-lt = _comparison("lt", np.less, "input < other")
-le = _comparison("le", np.less_equal, "input <= other")
-gt = _comparison("gt", np.greater, "input > other")
-ge = _comparison("ge", np.greater_equal, "input >= other")
-logical_and = _comparison("logical_and", np.logical_and, "Both are non-zero")
-logical_or = _comparison("logical_or", np.logical_or, "Either is non-zero")
-logical_xor = _comparison("logical_xor", np.logical_xor, "One of both is non-zero")
+eq = _without_gradient("eq", np.equal, "input == other")
+ne = _without_gradient("ne", np.not_equal, "input != other")
+lt = _without_gradient("lt", np.less, "input < other")
+le = _without_gradient("le", np.less_equal, "input <= other")
+gt = _without_gradient("gt", np.greater, "input > other")
+ge = _without_gradient("ge", np.greater_equal, "input >= other")
+logical_and = _without_gradient("logical_and", np.logical_and, "Both are non-zero")
+logical_or = _without_gradient("logical_or", np.logical_or, "Either is non-zero")
+logical_xor = _without_gradient("logical_xor", np.logical_xor, "One of both is non-zero")
+bitwise_and = _without_gradient("bitwise_and", np.bitwise_and, "The common bits of two integers or bools")
+bitwise_or = _without_gradient("bitwise_or", np.bitwise_or, "The bits of either of two integers or bools")
+bitwise_xor = _without_gradient("bitwise_xor", np.bitwise_xor, "The bits of one, but not both, of two integers or bools")
+
+
+@op
+def bitwise_not(input: Any) -> Any:
+    """Every bit of an integer flipped, or not of a bool."""
+    return np.invert(input)
 
 
 @op
@@ -363,8 +385,8 @@ reciprocal.vjps(input=lambda g, out: neg(mul(g, mul(out, out))))
 
 @op
 def square(input: Any) -> Any:
-    """input * input."""
-    return on(input).unary(np.square, input)
+    """input * input; bools become int64."""
+    return on(input).unary(np.square, input if input.dtype != bool_ else input.astype(int64))
 
 
 square.vjps(input=lambda g, input: mul(g, mul(input, 2.0)))
@@ -442,7 +464,7 @@ def _leaky_relu(input: Any, negative_slope: float) -> Any:
     return np.where(input > 0, input, input * input.dtype.type(negative_slope))
 
 
-_leaky_relu.vjps(input=lambda g, input, negative_slope: mul(g, where(gt(input, 0), 1.0, negative_slope)))
+_leaky_relu.vjps(input=lambda g, input, negative_slope: where(gt(input, 0), g, mul(g, negative_slope)))
 
 
 def leaky_relu(input: Any, negative_slope: float = 0.01) -> Any:
@@ -452,7 +474,8 @@ def leaky_relu(input: Any, negative_slope: float = 0.01) -> Any:
 
 def elu(input: Any, alpha: float = 1.0) -> Any:
     """input where positive, alpha * (exp(input) - 1) elsewhere (Clevert et al. 2016, arXiv:1511.07289)."""
-    return where(gt(input, 0), input, mul(expm1(minimum(input, 0.0)), alpha))
+    positive = gt(input, 0)
+    return where(positive, input, mul(expm1(where(positive, 0.0, input)), alpha))
 
 
 @op

@@ -1,7 +1,7 @@
 """Ops that pick elements by index, and their adjoints, which add elements up by index.
 
-Three pairs are each other's vjp: slices and zeros around a slice, x[indices] and adding at indices, gather and
-scatter-add. Elements that are picked twice receive both gradients.
+Three pairs are each other's vjp: slices and zeros around a slice, x[indices] and adding at indices, gather
+and scatter-add. Elements that are picked twice receive both gradients.
 """
 
 from __future__ import annotations
@@ -14,39 +14,74 @@ import numpy as np
 
 from ..autograd import Variable
 from ..dtypes import bool as bool_
-from ..dtypes import int64, result_type
+from ..dtypes import int64
 from ..kernels import on
 from ..op import op
 from .arguments import integer
 from .dims import array_of, dim_of, integer_array_of
 from .elementwise import where
 
-# ---------------------------------------------------------------------------------------------------- x[key]: the key
+# -------------------------------------------------------------------------------------------- x[key]: the key
 
 
-def _parse(key: Any) -> tuple[tuple[Any, ...], bool]:
-    """A subscript as a tuple of what NumPy understands, and whether it makes a view (ints, slices, None, ...)."""
-    items = tuple(_parse_item(k) for k in (key if isinstance(key, tuple) else (key,)))
-    basic = not any(isinstance(k, np.ndarray | bool) for k in items)
-    if basic and Ellipsis not in items:
-        items += (Ellipsis,)  # x[0] of a vector is a 0-d view then, not a NumPy number
-    return items, basic
+def parse_key(key: Any) -> tuple[tuple[Any, ...] | None, tuple[Any, ...] | None]:
+    """A subscript in two steps: the view that ints, slices, None and ... make, and what arrays then take from
+    it.
+
+    Either may be None. The order is PyTorch's, where x[0, :, [1, 2]] is x[0][:, [1, 2]]; to NumPy the 0 is an
+    array too.
+    """
+    items = [_parse_item(k) for k in (key if isinstance(key, tuple) else (key,))]
+    if not any(isinstance(k, np.ndarray | bool) for k in items):
+        if Ellipsis not in items:
+            items.append(Ellipsis)  # x[0] of a vector is a 0-d view then, not a NumPy number
+        return tuple(items), None
+    take = tuple(k for k in (_whole(k) for k in items) if k is not None)
+    if all(k is Ellipsis or k == _ALL for k in items if not isinstance(k, np.ndarray | bool)):
+        return None, take
+    view: list[Any] = []
+    for k in items:
+        view += [_ALL] * _consumed(k) if isinstance(k, np.ndarray | bool) else [k]
+    return tuple(view), take
+
+
+_ALL = slice(None)
+
+
+def _whole(k: Any) -> Any:
+    """What is left of an item once the view is made: all of a sliced dimension, nothing of one picked by an
+    int.
+    """
+    if isinstance(k, np.ndarray | bool | EllipsisType):
+        return k
+    return _ALL if k is None or isinstance(k, slice) else None
+
+
+def _consumed(k: Any) -> int:
+    """The dimensions that an array in a key stands for."""
+    return np.ndim(k) if isinstance(k, bool) or k.dtype == bool_ else 1
 
 
 def _parse_item(k: Any) -> Any:
     if k is None or isinstance(k, int | slice | EllipsisType):
         return k
+    if isinstance(k, str):
+        raise TypeError(
+            f"an index must be an integer, a slice, None, ..., or a tensor of these, not the string {k!r}"
+        )
     array = k._array if isinstance(k, Variable) else np.asarray(k)
     if array.size == 0 and not isinstance(k, Variable | np.ndarray):
         array = array.astype(int64)  # x[[]]
     if array.dtype.kind not in "ib":
-        raise IndexError(f"an index must be an integer, a slice, None, ..., or int64, int32 or bool, not {array.dtype}")
+        raise IndexError(
+            f"an index must be an integer, a slice, None, ..., or int64, int32 or bool, not {array.dtype}"
+        )
     if array.ndim == 0 and array.dtype != bool_:
         return int(array)
-    return array if k is not array and not isinstance(k, Variable) else array.copy()  # the user may change theirs
+    return array.copy() if isinstance(k, Variable | np.ndarray) else array  # the user may change theirs
 
 
-# ---------------------------------------------------------------------------------------------- x[key]: the four ops
+# --------------------------------------------------------------------------------------- x[key]: the four ops
 
 
 @op(view=True)
@@ -85,52 +120,45 @@ _add_at.vjps(g=lambda v, key: _take(v, key=key))
 
 
 def getitem(input: Any, key: Any) -> Any:
-    """input[key] as in NumPy: ints, slices, None and ... make a view; integer or bool tensors, arrays and lists a copy.
+    """input[key] as in PyTorch: ints, slices, None and ... make a view; integer or bool tensors, arrays and
+    lists a copy.
 
     Raises IndexError for an index out of range, too many indices, or a mask of another shape.
     """
-    parsed, basic = _parse(key)
-    return _slice(input, parsed) if basic else _take(input, key=parsed)
+    view, take = parse_key(key)
+    if view is not None:
+        input = _slice(input, view)
+    return input if take is None else _take(input, key=take)
 
 
 @op
-def _setitem(input: Any, value: Any, key: tuple[Any, ...]) -> Any:
+def replaced(input: Any, value: Any, key: tuple[Any, ...]) -> Any:
+    """A copy of the input in which input[key] is the value, broadcast and cast: what `x[key] = value`
+    computes.
+    """
     out = on(input).empty_like(input)
     np.copyto(out, input)
     out[key] = value
     return out
 
 
-def _set_zero(g: Any, key: tuple[Any, ...]) -> Any:
-    return _setitem(g, 0.0, key=key)
-
-
 def _picked(g: Any, shape: tuple[int, ...], key: tuple[Any, ...]) -> Any:
-    """What the value receives: g[key], but 0 for an element that a later one overwrote, summed to the value's shape."""
-    order = np.zeros(g.shape, int64)
-    place = np.arange(order[key].size).reshape(order[key].shape)
-    order[key] = place
-    part = where(Variable.new(order[key] == place), getitem(g, key), 0.0)
-    return part.sum_to_size(*_without_leading_ones(shape, part.ndim)).reshape(shape)
+    """What the value receives: g[key], but 0 for an element that a later one overwrote, summed to the value's
+    shape.
+    """
+    last = np.empty(g.shape, int64)
+    place = np.arange(last[key].size).reshape(last[key].shape)
+    last[key] = place
+    return where(Variable.new(last[key] == place), _take(g, key=key), 0.0).sum_to_size(*shape)
 
 
-def _without_leading_ones(shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
-    extra = max(len(shape) - ndim, 0)
-    return shape[extra:] if shape[:extra] == (1,) * extra else shape
-
-
-_setitem.vjps(
-    input=lambda g, key: _set_zero(g, key),
+replaced.vjps(
+    input=lambda g, key: replaced(g, 0.0, key=key),
     value=lambda g, value_shape, key: _picked(g, value_shape, key),
 )
 
 
-def setitem(input: Any, key: Any, value: Any) -> Any:
-    """A copy of the input in which input[key] is the value, broadcast and cast to the input's dtype."""
-    return _setitem(input, value, key=_parse(key)[0])
-
-
-# ------------------------------------------------------------------------------------------------- along one dimension
+# ---------------------------------------------------------------------------------------- along one dimension
 
 
 @op
@@ -188,7 +216,9 @@ def _scatter_add(input: Any, index: Any, src: Any, axis: int) -> Any:
     np.copyto(out, input)
     src = src[tuple(map(slice, index.shape))]
     place = np.take_along_axis(
-        _cropped(np.arange(out.size).reshape(out.shape), index.shape, axis), index.astype(int64, copy=False), axis
+        _cropped(np.arange(out.size).reshape(out.shape), index.shape, axis),
+        index.astype(int64, copy=False),
+        axis,
     )
     np.add.at(out.reshape(-1), place.reshape(-1), src.reshape(-1))
     return out
@@ -215,18 +245,21 @@ _scatter_add.vjps(
 
 def _check_along(op: str, x: np.ndarray, index: np.ndarray, axis: int) -> None:
     """RuntimeError unless the index has as many dimensions as x and is nowhere longer, but along the axis."""
-    too_long = any(i != axis and n > had for i, (n, had) in enumerate(zip(index.shape, x.shape, strict=False)))
+    too_long = any(
+        i != axis and n > had for i, (n, had) in enumerate(zip(index.shape, x.shape, strict=False))
+    )
     if index.ndim != x.ndim or too_long:
         raise RuntimeError(
-            f"{op}: an index of shape {index.shape} does not fit {x.shape}: as many dimensions are needed, and none "
-            f"longer, except dimension {axis}"
+            f"{op}: an index of shape {index.shape} does not fit {x.shape}: it needs as many, none "
+            f"longer except dimension {axis}"
         )
 
 
 def gather(input: Any, dim: int, index: Any) -> Any:
     """out[i][j] = input[index[i][j]][j] for dim 0, and so on: the shape is the index's.
 
-    Raises IndexError for an index that is negative or beyond the end, RuntimeError for shapes that do not fit.
+    Raises IndexError for an index that is negative or beyond the end, RuntimeError for shapes that do not
+    fit.
     """
     array, indices = array_of("gather", input), integer_array_of("gather", index)
     axis = dim_of("gather", dim, array.ndim)
@@ -240,8 +273,8 @@ def gather(input: Any, dim: int, index: Any) -> Any:
 def scatter_add(input: Any, dim: int, index: Any, src: Any) -> Any:
     """A copy of the input with src[i][j] added to [index[i][j]][j] for dim 0, and so on; indices may repeat.
 
-    src may be larger than the index, whose shape says what is used. Raises IndexError for an index that is negative
-    or beyond the end, RuntimeError for shapes or dtypes that do not fit.
+    src may be larger than the index, whose shape says what is used. Raises IndexError for an index that is
+    negative or beyond the end, RuntimeError for shapes or dtypes that do not fit.
     """
     array, indices = array_of("scatter_add", input), integer_array_of("scatter_add", index)
     source = array_of("scatter_add", src)
@@ -252,7 +285,9 @@ def scatter_add(input: Any, dim: int, index: Any, src: Any) -> Any:
         return scatter_add(input.reshape(1), 0, index.reshape(-1), src.reshape(-1)).reshape(())
     _check_along("scatter_add", array, indices, axis)
     if source.ndim != array.ndim or any(n > had for n, had in zip(indices.shape, source.shape, strict=True)):
-        raise RuntimeError(f"scatter_add: an index of shape {indices.shape} needs a larger src than {source.shape}")
+        raise RuntimeError(
+            f"scatter_add: an index of shape {indices.shape} needs a larger src than {source.shape}"
+        )
     _check_range("scatter_add", indices, array.shape[axis], axis)
     return _scatter_add(input, index, src, axis=axis)
 
@@ -264,7 +299,9 @@ def take_along_dim(input: Any, indices: Any, dim: int | None = None) -> Any:
         return gather(input.reshape(-1), 0, indices.reshape(-1))
     axis = dim_of("take_along_dim", dim, array.ndim)
     if array.ndim != index.ndim:
-        raise RuntimeError(f"take_along_dim: an input of shape {array.shape} and indices of shape {index.shape}")
+        raise RuntimeError(
+            f"take_along_dim: an input of shape {array.shape} and indices of shape {index.shape}"
+        )
     try:
         shape = np.broadcast_shapes(*((*s[:axis], 1, *s[axis + 1 :]) for s in (array.shape, index.shape)))
     except ValueError:
@@ -275,7 +312,7 @@ def take_along_dim(input: Any, indices: Any, dim: int | None = None) -> Any:
     return gather(input.expand(*full[0]), axis, indices.expand(*full[1]))
 
 
-# ------------------------------------------------------------------------------------------------------------ by masks
+# --------------------------------------------------------------------------------------------------- by masks
 
 
 @op(broadcasts=True)
@@ -302,25 +339,38 @@ def masked_fill(input: Any, mask: Any, value: Any) -> Any:
     filler = value._array if isinstance(value, Variable) else np.asarray(value)
     if filler.ndim:
         raise RuntimeError(f"masked_fill expects a number or a 0-d tensor as value, got shape {filler.shape}")
-    if result_type(array, value._array if isinstance(value, Variable) else value).kind != array.dtype.kind:
-        raise RuntimeError(f"masked_fill: a value of dtype {filler.dtype} does not fit a tensor of {array.dtype}")
-    np.broadcast_shapes(array.shape, chosen.shape)
+    if array.dtype.kind != "f" and filler.astype(array.dtype) != filler:
+        raise RuntimeError(f"masked_fill: {filler} is not a value of dtype {array.dtype}")
+    _check_broadcast("masked_fill", array, chosen)
     return _masked_fill(input, mask, value)
+
+
+def _check_broadcast(op: str, x: np.ndarray, mask: np.ndarray) -> tuple[int, ...]:
+    try:
+        return np.broadcast_shapes(x.shape, mask.shape)
+    except ValueError:
+        raise RuntimeError(f"{op}: a mask of shape {mask.shape} does not broadcast with {x.shape}") from None
 
 
 def masked_select(input: Any, mask: Any) -> Any:
     """A vector of the elements where the bool mask is true; input and mask broadcast against each other."""
-    shape = np.broadcast_shapes(array_of("masked_select", input).shape, _mask_of("masked_select", mask).shape)
+    shape = _check_broadcast(
+        "masked_select", array_of("masked_select", input), _mask_of("masked_select", mask)
+    )
     return getitem(input.expand(*shape), mask.expand(*shape))
 
 
 def nonzero(input: Any, as_tuple: bool = False) -> Any:
-    """The indices of the elements that are not 0: (count, ndim) of int64, or one vector per dimension with as_tuple."""
+    """The indices of the elements that are not 0: (count, ndim) of int64, or one vector per dimension with
+    as_tuple.
+    """
     array = array_of("nonzero", input)
     found = np.nonzero(array.reshape(1) if not array.ndim else array)
     if as_tuple:
         return tuple(Variable.new(i) for i in found)
-    return Variable.new(np.stack(found[: array.ndim], 1) if array.ndim else np.empty((len(found[0]), 0), int64))
+    return Variable.new(
+        np.stack(found[: array.ndim], 1) if array.ndim else np.empty((len(found[0]), 0), int64)
+    )
 
 
 @op
@@ -353,7 +403,7 @@ def _diagonal(input: Any, offset: int, axis1: int, axis2: int) -> Any:
     return _diagonal_of(input, offset, axis1, axis2)
 
 
-def _diagonal_of(x: np.ndarray, offset: int, axis1: int, axis2: int) -> np.ndarray:
+def _diagonal_of(x: np.ndarray, offset: int, axis1: int, axis2: int) -> Any:
     """A writable view, which np.diagonal's is not."""
     x = np.moveaxis(x, (axis1, axis2), (-2, -1))
     x = x[..., max(-offset, 0) :, max(offset, 0) :]
@@ -377,7 +427,9 @@ _embed_diagonal.vjps(g=lambda v, offset, axis1, axis2: _diagonal(v, offset, axis
 
 
 def diagonal(input: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
-    """A view of the diagonal of the matrices in dim1 and dim2, as the last dimension; offset > 0 lies above it."""
+    """A view of the diagonal of the matrices in dim1 and dim2, as the last dimension; offset > 0 lies above
+    it.
+    """
     ndim = array_of("diagonal", input).ndim
     axis1, axis2 = dim_of("diagonal", dim1, ndim), dim_of("diagonal", dim2, ndim)
     if axis1 == axis2:
@@ -385,7 +437,7 @@ def diagonal(input: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     return _diagonal(input, offset, axis1, axis2)
 
 
-# -------------------------------------------------------------------------------------------------------------- order
+# ------------------------------------------------------------------------------------------------------ order
 
 
 class Sorted(NamedTuple):
@@ -396,7 +448,9 @@ class Sorted(NamedTuple):
 
 
 def argsort(input: Any, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
-    """The indices that would sort along dim, int64; equal elements keep their order, and NaN counts as the largest."""
+    """The indices that would sort along dim, int64; equal elements keep their order, and NaN counts as the
+    largest.
+    """
     array = array_of("argsort", input)
     axis = dim_of("argsort", dim, array.ndim)
     if array.ndim == 0:
@@ -408,7 +462,7 @@ def argsort(input: Any, dim: int = -1, descending: bool = False, stable: bool = 
 
 
 def sort(input: Any, dim: int = -1, descending: bool = False, stable: bool = False) -> Sorted:
-    """(values, indices) in order along dim; equal elements keep their order, and NaN counts as the largest."""
+    """(values, indices) in order along dim; equal elements keep their order, NaN is the largest."""
     indices = argsort(input, dim, descending)
     return Sorted(gather(input, dim, indices), indices)
 
@@ -430,7 +484,8 @@ def topk(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool =
 
 
 def one_hot(tensor: Any, num_classes: int = -1) -> Any:
-    """int64 of one more dimension: 1 at the label, 0 elsewhere; as many classes as the largest label needs, or given.
+    """int64 of one more dimension: 1 at the label, 0 elsewhere; as many classes as the largest label needs,
+    or given.
 
     Raises IndexError for a negative label or one that is not below num_classes.
     """
@@ -440,5 +495,6 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Any:
             raise RuntimeError("one_hot: no labels to count the classes of; pass num_classes")
         num_classes = int(labels.max()) + 1
     classes = integer("one_hot", "num_classes", num_classes, least=0)
-    _check_range("one_hot", labels, classes, -1)
+    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+        raise IndexError(f"one_hot: labels lie in [{labels.min()}, {labels.max()}], not in [0, {classes})")
     return Variable.new((labels[..., None] == np.arange(classes)).astype(int64))

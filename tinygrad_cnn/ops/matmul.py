@@ -40,8 +40,8 @@ _matmul.vjps(
 def matmul(input: Any, other: Any) -> Any:
     """The matrix product: (..., M, K) @ (..., K, N), leading dimensions broadcast.
 
-    A vector on the left is a row, on the right a column, and its dimension goes away again; two vectors give their dot
-    product. Raises RuntimeError when the dtypes differ or the shapes do not fit.
+    A vector on the left is a row, on the right a column, and its dimension goes away again; two vectors give
+    their dot product. Raises RuntimeError when the dtypes differ or the shapes do not fit.
 
     >>> import tinygrad_cnn as tg
     >>> (tg.ones(5, 2, 3) @ tg.ones(3, 4)).shape
@@ -49,17 +49,25 @@ def matmul(input: Any, other: Any) -> Any:
     """
     a, b = array_of("matmul", input).shape, array_of("matmul", other).shape
     if input._array.dtype != other._array.dtype:
-        raise RuntimeError(f"matmul: dtypes {input._array.dtype} and {other._array.dtype} differ; cast one with .to()")
+        raise RuntimeError(
+            f"matmul: dtypes {input._array.dtype} and {other._array.dtype} differ; cast one with .to()"
+        )
     if not a or not b:
         raise RuntimeError(f"matmul: shapes {a} and {b}: a 0-d tensor has no rows or columns; use *")
     if a[-1] != b[-2 if len(b) > 1 else 0]:
-        raise RuntimeError(f"matmul: {a} @ {b}: the {a[-1]} columns of the first meet {b[-2:][0]} rows of the second")
+        raise RuntimeError(
+            f"matmul: {a} @ {b}: the {a[-1]} columns of the first meet {b[-2:][0]} rows of the second"
+        )
     if len(a) == 1:
         input = _reshape(input, (1, *a))
     if len(b) == 1:
         other = _reshape(other, (*b, 1))
-    if len(a) > 2 and len(b) <= 2:  # (..., M, K) -> (...*M, K): one product, and no sum over batches in backward
-        out = _reshape(_matmul(_reshape(input, (math.prod(a[:-1]), a[-1])), other), (*a[:-1], other._array.shape[1]))
+    if (
+        len(a) > 2 and len(b) <= 2
+    ):  # (..., M, K) -> (...*M, K): one product, and no sum over batches in backward
+        out = _reshape(
+            _matmul(_reshape(input, (math.prod(a[:-1]), a[-1])), other), (*a[:-1], other._array.shape[1])
+        )
     else:
         _check_batches(a, b)
         out = _matmul(input, other)
@@ -75,7 +83,9 @@ def _check_batches(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     try:
         np.broadcast_shapes(a[:-2], b[:-2])
     except ValueError:
-        raise RuntimeError(f"matmul: {a} @ {b}: the leading dimensions {a[:-2]} and {b[:-2]} do not broadcast") from None
+        raise RuntimeError(
+            f"matmul: {a} @ {b}: the leading dimensions {a[:-2]} and {b[:-2]} do not broadcast"
+        ) from None
 
 
 @op
@@ -100,13 +110,13 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     b = None if bias is None else array_of("linear", bias)
     if w.ndim != 2 or x.ndim == 0 or x.shape[-1] != w.shape[-1]:
         raise RuntimeError(
-            f"linear: an input of shape {x.shape} does not fit a weight of shape {w.shape} (out_features, in_features)"
+            f"linear: shape {x.shape} of the input does not fit {w.shape} (out, in) of the weight"
         )
     if b is not None and b.shape != w.shape[:1]:
         raise RuntimeError(f"linear: a bias of shape {b.shape} does not fit {w.shape[0]} output features")
     if x.dtype != w.dtype or (b is not None and b.dtype != x.dtype):
         raise RuntimeError(
-            f"linear: dtypes of input, weight and bias differ: {x.dtype}, {w.dtype}, {None if b is None else b.dtype}"
+            f"linear: dtypes differ: input {x.dtype}, weight {w.dtype}, bias {None if b is None else b.dtype}"
         )
     if x.ndim == 2:
         return _linear(input, weight, bias)

@@ -12,11 +12,11 @@ from ..dtypes import as_dtype, int64, is_float
 from ..kernels import on
 from ..op import op
 from .dims import array_of, dim_of, dims_of
-from .elementwise import abs, cast, div, eq, exp, maximum, minimum, mul, ne, pow, sub, where
+from .elementwise import _floating, abs, cast, div, eq, exp, maximum, minimum, mul, ne, pow, sub, where
 from .index import gather
 from .shape import _flip, _part, _reshape, cat
 
-# --------------------------------------------------------------------------------------------------- spreading back
+# --------------------------------------------------------------------------------------------- spreading back
 
 
 @op(view=True)
@@ -25,7 +25,7 @@ def _spread(g: Any, shape: tuple[int, ...], axes: tuple[int, ...], keepdim: bool
     return np.broadcast_to(g if keepdim else np.expand_dims(g, axes), shape)
 
 
-# ------------------------------------------------------------------------------------------------------ sum and mean
+# ----------------------------------------------------------------------------------------------- sum and mean
 
 
 @op
@@ -40,7 +40,8 @@ _spread.vjps(g=lambda v, axes, keepdim: _sum(v, axes=axes, keepdim=keepdim))
 
 
 def sum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    """The sum over dim, an int or several, or over everything; 0 of nothing. Integers and bools add up to int64.
+    """The sum over dim, an int or several, or over everything; 0 of nothing. Integers and bools add up to
+    int64.
 
     >>> import tinygrad_cnn as tg
     >>> tg.ones(2, 3).sum(dim=1)
@@ -84,10 +85,10 @@ def mean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = Non
     return _mean(input, axes=axes, keepdim=keepdim)
 
 
-# ----------------------------------------------------------------------------------------------------------- variance
+# --------------------------------------------------------------------------------------------------- variance
 
 
-def _var_of(x: np.ndarray, axes: tuple[int, ...], correction: float, keepdim: bool) -> np.ndarray:
+def _var_of(x: np.ndarray, axes: tuple[int, ...], correction: float, keepdim: bool) -> Any:
     centred = x - on(x).mean(x, axes, True)
     total = on(x).sum(np.square(centred), axes, keepdim)
     return total * x.dtype.type(_one_over(_count(x.shape, axes) - correction))
@@ -141,9 +142,15 @@ def _spread_args(op: str, input: Any, dim: Any, unbiased: Any, correction: Any) 
 
 
 def var(
-    input: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float | None = None
+    input: Any,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
 ) -> Any:
-    """The sum of squared deviations from the mean over (n - correction); correction is 1, or 0 for unbiased=False.
+    """The sum of squared deviations from the mean over (n - correction); correction is 1, or 0 for
+    unbiased=False.
 
     NaN for a single element with correction 1. RuntimeError for integers.
     """
@@ -151,13 +158,18 @@ def var(
 
 
 def std(
-    input: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float | None = None
+    input: Any,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
 ) -> Any:
     """The square root of `var`; its gradient at 0 is 0, as in PyTorch."""
     return _std(input, keepdim=keepdim, **_spread_args("std", input, dim, unbiased, correction))
 
 
-# ------------------------------------------------------------------------------------------------------------ product
+# ---------------------------------------------------------------------------------------------------- product
 
 
 @op
@@ -166,7 +178,8 @@ def _prod(input: Any, axis: int) -> Any:
 
 
 def _others(x: Any, axis: int) -> Any:
-    """For each element the product of all others along the axis, by products of pairs: right for any number of zeros.
+    """For each element the product of all others along the axis, by products of pairs: right for any number
+    of zeros.
 
     With pairs (a, b) and the products O of all other pairs, a receives O*b and b receives O*a.
     """
@@ -186,7 +199,7 @@ _prod.vjps(
 
 
 def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    """The product over one dimension, or over everything; 1 of nothing. Integers and bools multiply to int64."""
+    """The product over one dimension, or over everything; 1 of nothing. Integers multiply to int64."""
     input = _in_dtype(input, dtype)
     ndim = array_of("prod", input).ndim
     if dim is None or ndim == 0:
@@ -198,7 +211,7 @@ def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: An
     return out.unsqueeze(axis) if keepdim else out
 
 
-# ----------------------------------------------------------------------------------------------- largest and smallest
+# --------------------------------------------------------------------------------------- largest and smallest
 
 
 class Extreme(NamedTuple):
@@ -222,7 +235,9 @@ def _extreme_index(op: str, pick: Any, input: Any, dim: Any) -> tuple[np.ndarray
 def _extreme(op: str, pick: Any, input: Any, dim: Any, keepdim: bool) -> Any:
     if dim is None:
         if array_of(op, input).size == 0:
-            raise RuntimeError(f"{op}: a tensor of shape {input._array.shape} has no element; give a dim of some size")
+            raise RuntimeError(
+                f"{op}: a tensor of shape {input._array.shape} has no element; give a dim of some size"
+            )
         flat = _reshape(input, (-1,))
         return flat[int(pick(flat._array))].clone()
     index, axis = _extreme_index(op, pick, input, dim)
@@ -236,8 +251,8 @@ def _extreme(op: str, pick: Any, input: Any, dim: Any, keepdim: bool) -> Any:
 def max(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
     """The largest element, or (values, indices) along dim; with a tensor for dim or other, `maximum`.
 
-    NaN counts as the largest; of equal elements the first in row-major order is chosen and receives the gradient.
-    Raises RuntimeError or IndexError where there is nothing to choose from.
+    NaN counts as the largest; of equal elements the first in row-major order is chosen and receives the
+    gradient. Raises RuntimeError or IndexError where there is nothing to choose from.
     """
     if isinstance(dim, Variable) or other is not None:
         return maximum(input, dim if other is None else other)
@@ -247,8 +262,8 @@ def max(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None
 def min(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
     """The smallest element, or (values, indices) along dim; with a tensor for dim or other, `minimum`.
 
-    NaN counts as the smallest; of equal elements the first in row-major order is chosen and receives the gradient.
-    Raises RuntimeError or IndexError where there is nothing to choose from.
+    NaN counts as the smallest; of equal elements the first in row-major order is chosen and receives the
+    gradient. Raises RuntimeError or IndexError where there is nothing to choose from.
     """
     if isinstance(dim, Variable) or other is not None:
         return minimum(input, dim if other is None else other)
@@ -266,12 +281,16 @@ def _arg(op: str, pick: Any, input: Any, dim: Any, keepdim: bool) -> Any:
 
 
 def argmax(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The index, int64, of the first largest element along dim, or in the flattened tensor; NaN is the largest."""
+    """The index, int64, of the first largest element along dim, or in the flattened tensor; NaN is the
+    largest.
+    """
     return _arg("argmax", np.argmax, input, dim, keepdim)
 
 
 def argmin(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The index, int64, of the first smallest element along dim, or in the flattened tensor; NaN is the smallest."""
+    """The index, int64, of the first smallest element along dim, or in the flattened tensor; NaN is the
+    smallest.
+    """
     return _arg("argmin", np.argmin, input, dim, keepdim)
 
 
@@ -284,12 +303,12 @@ def _shared(g: Any, input: Any, out: Any, axes: tuple[int, ...], keepdim: bool) 
 
 @op
 def _amax(input: Any, axes: tuple[int, ...], keepdim: bool) -> Any:
-    return np.maximum.reduce(input, axes, keepdims=keepdim)
+    return np.max(input, axes, keepdims=keepdim)
 
 
 @op
 def _amin(input: Any, axes: tuple[int, ...], keepdim: bool) -> Any:
-    return np.minimum.reduce(input, axes, keepdims=keepdim)
+    return np.min(input, axes, keepdims=keepdim)
 
 
 _amax.vjps(input=lambda g, input, out, axes, keepdim: _shared(g, input, out, axes, keepdim))
@@ -305,16 +324,16 @@ def _extreme_axes(op: str, input: Any, dim: Any) -> tuple[int, ...]:
 
 
 def amax(input: Any, dim: Any = (), keepdim: bool = False) -> Any:
-    """The largest elements over dim, an int or several, or all; NaN wins; equal elements share the gradient."""
+    """The largest elements over dim, an int or several, or all; NaN wins; ties share the gradient."""
     return _amax(input, axes=_extreme_axes("amax", input, dim), keepdim=keepdim)
 
 
 def amin(input: Any, dim: Any = (), keepdim: bool = False) -> Any:
-    """The smallest elements over dim, an int or several, or all; NaN wins; equal elements share the gradient."""
+    """The smallest elements over dim, an int or several, or all; NaN wins; ties share the gradient."""
     return _amin(input, axes=_extreme_axes("amin", input, dim), keepdim=keepdim)
 
 
-# -------------------------------------------------------------------------------------------------------------- norms
+# ------------------------------------------------------------------------------------------------------ norms
 
 
 @op
@@ -335,8 +354,8 @@ _norm2.vjps(input=lambda g, input, out, axes, keepdim: _norm2_vjp(g, input, out,
 def norm(input: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False) -> Any:
     """The p-norm of the elements over dim, an int or several, or all: (sum of |x| ** p) ** (1 / p).
 
-    p is a number, inf, -inf or "fro", which is 2; 0 counts the elements that are not 0. The gradient where the norm is
-    0 is 0. Raises RuntimeError for integers and ValueError for another name.
+    p is a number, inf, -inf or "fro", which is 2; 0 counts the elements that are not 0. The gradient where
+    the norm is 0 is 0. Raises RuntimeError for integers and ValueError for another name.
     """
     axes = dims_of("norm", dim, _floats("norm", input).ndim)
     if isinstance(p, str) and p not in ("fro", "inf", "-inf"):
@@ -352,17 +371,22 @@ def norm(input: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False) -> 
     if math.isinf(order):
         return (amax if order > 0 else amin)(size, axes, keepdim)
     zero = eq(size, 0.0)
-    total = _sum(where(zero, 0.0 if order > 0 else math.inf, pow(where(zero, 1.0, size), order)), axes=axes, keepdim=keepdim)
+    total = _sum(
+        where(zero, 0.0 if order > 0 else math.inf, pow(where(zero, 1.0, size), order)),
+        axes=axes,
+        keepdim=keepdim,
+    )
     flat = eq(total, 0.0)
     return where(flat, 0.0, pow(where(flat, 1.0, total), 1 / order))
 
 
-# ----------------------------------------------------------------------------------------- log-sum-exp and softmax
+# ------------------------------------------------------------------------------------ log-sum-exp and softmax
 
 
 @op
 def _logsumexp(input: Any, axes: tuple[int, ...], keepdim: bool) -> Any:
     k = on(input)
+    input = _floating(input)
     top = np.maximum.reduce(input, axes, keepdims=True)
     top = np.where(np.isfinite(top), top, input.dtype.type(0))
     out = np.log(k.sum(k.exp(input - top), axes, True)) + top
@@ -381,7 +405,7 @@ _logsumexp.vjps(input=lambda g, input, out, axes, keepdim: _logsumexp_vjp(g, inp
 
 def logsumexp(input: Any, dim: Any, keepdim: bool = False) -> Any:
     """log of the sum of exp over dim, an int or several, without overflow; -inf for nothing but -inf."""
-    shape = _floats("logsumexp", input).shape
+    shape = array_of("logsumexp", input).shape
     axes = dims_of("logsumexp", dim, len(shape))
     if _count(shape, axes) == 0:
         return sum(input, axes, keepdim) - math.inf
@@ -414,13 +438,13 @@ def _log_softmax(input: Any, axis: int) -> Any:
     return _by_row(on(input).log_softmax, input, axis)
 
 
-_log_softmax.vjps(
-    input=lambda g, out, axis: sub(g, mul(exp(out), _sum(g, axes=(axis,), keepdim=True)))
-)
+_log_softmax.vjps(input=lambda g, out, axis: sub(g, mul(exp(out), _sum(g, axes=(axis,), keepdim=True))))
 
 
 def softmax(input: Any, dim: int, dtype: Any = None) -> Any:
-    """exp(input) over its sum along dim, without overflow; NaN for nothing but -inf. RuntimeError for integers."""
+    """exp(input) over its sum along dim, without overflow; NaN for nothing but -inf. RuntimeError for
+    integers.
+    """
     return _normalised("softmax", _softmax, input, dim, dtype)
 
 
@@ -439,7 +463,7 @@ def _normalised(name: str, op: Any, input: Any, dim: int, dtype: Any) -> Any:
     return op(_reshape(input, (1,)), axis=0).reshape(())
 
 
-# ---------------------------------------------------------------------------------------------------- running and truth
+# ------------------------------------------------------------------------------------------ running and truth
 
 
 @op

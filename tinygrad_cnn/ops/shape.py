@@ -17,7 +17,7 @@ from .arguments import integer
 from .dims import array_of, dim_of, dims_of, size_of
 from .index import _slice, index_select
 
-# ------------------------------------------------------------------------------------------------------------- copies
+# ----------------------------------------------------------------------------------------------------- copies
 
 
 @op
@@ -44,7 +44,7 @@ def contiguous(input: Any) -> Any:
     return input if array_of("contiguous", input).flags.c_contiguous else _contiguous(input)
 
 
-# ------------------------------------------------------------------------------------------------------------ reshape
+# ---------------------------------------------------------------------------------------------------- reshape
 
 
 @op(view=True)
@@ -74,7 +74,8 @@ def _complete(op: str, shape: tuple[int, ...], size: int) -> tuple[int, ...]:
 
 
 def reshape(input: Any, *shape: Any) -> Any:
-    """The same elements in row-major order in another shape, one size of which may be -1: a view where possible.
+    """The same elements in row-major order in another shape, one size of which may be -1: a view where
+    possible.
 
     Raises RuntimeError when the number of elements differs.
     """
@@ -89,8 +90,8 @@ def view(input: Any, *shape: Any) -> Any:
         array.reshape(size, copy=False)
     except ValueError:
         raise RuntimeError(
-            f"view: a tensor of shape {array.shape} and byte strides {array.strides} cannot be seen as {size} without "
-            "a copy; use reshape()"
+            f"view: a tensor of shape {array.shape} and byte strides {array.strides} is no view as {size} "
+            "without a copy; use reshape()"
         ) from None
     return _reshape(input, size)
 
@@ -100,7 +101,9 @@ def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     shape = array_of("flatten", input).shape
     start, end = dim_of("flatten", start_dim, len(shape)), dim_of("flatten", end_dim, len(shape))
     if start > end:
-        raise RuntimeError(f"flatten: start_dim {start_dim} lies behind end_dim {end_dim} in a tensor of shape {shape}")
+        raise RuntimeError(
+            f"flatten: start_dim {start_dim} lies behind end_dim {end_dim} in a tensor of shape {shape}"
+        )
     return _reshape(input, (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]))
 
 
@@ -108,7 +111,9 @@ def unflatten(input: Any, dim: int, sizes: Sequence[int]) -> Any:
     """One dimension as several of the given sizes, one of which may be -1."""
     shape = array_of("unflatten", input).shape
     at = dim_of("unflatten", dim, len(shape))
-    return _reshape(input, (*shape[:at], *_complete("unflatten", size_of(sizes), shape[at]), *shape[at + 1 :]))
+    return _reshape(
+        input, (*shape[:at], *_complete("unflatten", size_of(sizes), shape[at]), *shape[at + 1 :])
+    )
 
 
 def squeeze(input: Any, dim: Any = None) -> Any:
@@ -125,7 +130,7 @@ def unsqueeze(input: Any, dim: int) -> Any:
     return _reshape(input, (*shape[:at], 1, *shape[at:]))
 
 
-# ------------------------------------------------------------------------------------------------------ order of axes
+# ---------------------------------------------------------------------------------------------- order of axes
 
 
 @op(view=True)
@@ -180,7 +185,7 @@ def movedim(input: Any, source: Any, destination: Any) -> Any:
     return _permute(input, tuple(order))
 
 
-# --------------------------------------------------------------------------------------------------------- repetition
+# ------------------------------------------------------------------------------------------------- repetition
 
 
 @op(view=True)
@@ -192,7 +197,9 @@ _expand.vjps(input=lambda g, input_shape: sum_to_size(g, input_shape))
 
 
 def expand(input: Any, *sizes: Any) -> Any:
-    """A view in which dimensions of size 1 repeat, and new ones come first; -1 keeps a size. RuntimeError otherwise."""
+    """A view in which dimensions of size 1 repeat, and new ones come first; -1 keeps a size. RuntimeError
+    otherwise.
+    """
     shape = array_of("expand", input).shape
     wanted = size_of(sizes)
     new = len(wanted) - len(shape)
@@ -200,7 +207,9 @@ def expand(input: Any, *sizes: Any) -> Any:
         raise RuntimeError(f"expand: a tensor of shape {shape} has more dimensions than {wanted}")
     full = tuple(shape[i - new] if n == -1 and i >= new else n for i, n in enumerate(wanted))
     if any(n < 0 for n in full) or any(had not in (1, n) for had, n in zip(shape, full[new:], strict=True)):
-        raise RuntimeError(f"expand: a tensor of shape {shape} cannot be expanded to {wanted}: only sizes of 1 repeat")
+        raise RuntimeError(
+            f"expand: a tensor of shape {shape} cannot be expanded to {wanted}: only sizes of 1 repeat"
+        )
     return input if full == shape else _expand(input, full)
 
 
@@ -231,7 +240,9 @@ def sum_to_size(input: Any, *size: Any) -> Any:
         return input
     kept = shape[len(shape) - len(wanted) :]
     if len(wanted) > len(shape) or any(n not in (1, had) for had, n in zip(kept, wanted, strict=True)):
-        raise RuntimeError(f"sum_to_size: a tensor of size {wanted} does not expand to the input's shape {shape}")
+        raise RuntimeError(
+            f"sum_to_size: a tensor of size {wanted} does not expand to the input's shape {shape}"
+        )
     return _sum_to(input, wanted)
 
 
@@ -257,7 +268,9 @@ def repeat(input: Any, *sizes: Any) -> Any:
     """
     shape, times = array_of("repeat", input).shape, size_of(sizes)
     if len(times) < len(shape) or any(n < 0 for n in times):
-        raise RuntimeError(f"repeat: {times} must be non-negative numbers, one for each dimension of shape {shape}")
+        raise RuntimeError(
+            f"repeat: {times} must be non-negative numbers, one for each dimension of shape {shape}"
+        )
     return _repeat(input, times=times)
 
 
@@ -301,7 +314,7 @@ def roll(input: Any, shifts: Any, dims: Any = None) -> Any:
     return _roll(input, shifts=moved, axes=axes) if ndim else clone(input)
 
 
-# --------------------------------------------------------------------------------------------------- parts and wholes
+# ------------------------------------------------------------------------------------------- parts and wholes
 
 
 def narrow(input: Any, dim: int, start: Any, length: int) -> Any:
@@ -382,7 +395,8 @@ def _cat_parts(g: Any, wanted: Sequence[bool], tensors_shape: Any, axis: int) ->
     ends = np.cumsum([shape[axis] for shape in tensors_shape]).tolist()
     starts = [0, *ends[:-1]]
     return [
-        _part(g, axis, start, end) if want else None for want, start, end in zip(wanted, starts, ends, strict=True)
+        _part(g, axis, start, end) if want else None
+        for want, start, end in zip(wanted, starts, ends, strict=True)
     ]
 
 
@@ -405,13 +419,13 @@ def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
         shape = x._array.shape
         if len(shape) != len(first) or shape[:axis] + shape[axis + 1 :] != first[:axis] + first[axis + 1 :]:
             raise RuntimeError(
-                f"cat: sizes must agree except in dimension {axis}, but tensor {i} has shape {shape} and tensor 0 {first}"
+                f"cat: beside dimension {axis} sizes must agree: tensor {i} has {shape} and tensor 0 {first}"
             )
     return _cat(*tensors, axis=axis)
 
 
 def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
-    """The tensors, of one shape, one after the other along a new dimension; RuntimeError when shapes differ."""
+    """The tensors, of one shape, side by side along a new dimension; RuntimeError when shapes differ."""
     arrays = _arrays_of("stack", tensors)
     for i, array in enumerate(arrays):
         if array.shape != arrays[0].shape:
@@ -428,7 +442,7 @@ def _arrays_of(op: str, tensors: Any) -> list[np.ndarray]:
     return arrays
 
 
-# -------------------------------------------------------------------------------------------------------------- edges
+# ------------------------------------------------------------------------------------------------------ edges
 
 
 @op
@@ -447,12 +461,13 @@ _pad.vjps(
 
 
 def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
-    """The input with elements added at both ends of its last dimensions, or taken away where a number is negative.
+    """The input with elements added at both ends of its last dimensions, or taken away where a number is
+    negative.
 
-    `pad` is (before, after) of the last dimension, then of the one before it, and so on. Modes: "constant" (value, 0
-    by default), "reflect" (mirrored at the edge element; less than the size), "replicate" (the edge element), and
-    "circular" (from the other end; at most the size). Raises ValueError for an odd number of widths, more than there
-    are dimensions, an unknown mode, or a width that the mode cannot fill.
+    `pad` is (before, after) of the last dimension, then of the one before it, and so on. Modes: "constant"
+    (value, 0 by default), "reflect" (mirrored at the edge element; less than the size), "replicate" (the edge
+    element), and "circular" (from the other end; at most the size). Raises ValueError for an odd number of
+    widths, more than there are dimensions, an unknown mode, or a width that the mode cannot fill.
     """
     shape = array_of("pad", input).shape
     numbers = tuple(map(operator.index, pad))

@@ -29,6 +29,9 @@ from .norm import batch_norm_train_grad as batch_norm_train_grad
 from .norm import channel_affine as channel_affine
 from .norm import layer_norm as layer_norm
 from .norm import layer_norm_grad as layer_norm_grad
+from .optim import adam as adam
+from .optim import addresses as addresses
+from .optim import sgd as sgd
 from .pool import adaptive_avg_pool2d as adaptive_avg_pool2d
 from .pool import adaptive_avg_pool2d_grad as adaptive_avg_pool2d_grad
 from .pool import avg_pool2d as avg_pool2d
