@@ -15,11 +15,13 @@ from .. import launch
 from ..compile import jit
 from .memory import CHANNELS_LAST, SMALL, axis_order, empty, flat, nchw
 from .memory import empty_like as empty_like
+from .vector_math import erf_to_single, erfc_to_single, exp_of_negative
 
 PARALLEL_BYTES = 1 << 20  # from here on two threads add and multiply faster than NumPy's one
 _TO_BOOL = frozenset(
     {np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal, np.isnan, np.isinf, np.isfinite}
 )
+_SQRT_HALF = math.sqrt(0.5)
 _ARITHMETIC = {np.add: 0, np.subtract: 1, np.multiply: 2}
 
 
@@ -198,32 +200,46 @@ def _sigmoid(x, y, p, parts):
     x, y = x[lo:hi], y[lo:hi]
     for i in range(y.size):
         v = np.float64(x[i])
-        z = math.exp(-abs(v))
-        y[i] = (1.0 if v >= 0 else z) / (1.0 + z) if v == v else v
+        z = exp_of_negative(-abs(v))
+        y[i] = (1.0 if v >= 0 else z) / (1.0 + z)
 
 
 def erf(x: np.ndarray) -> np.ndarray:
     """The error function."""
     out, elements, (x,) = _alike(x)
-    launch(_erf, x, elements, work=20 * x.size)
+    launch(_erf, x, elements, work=16 * x.size)
     return out
 
 
 @jit(parts=True)
 def _erf(x, y, p, parts):
-    for i in range(p * y.size // parts, (p + 1) * y.size // parts):
-        y[i] = math.erf(x[i])
+    lo, hi = p * y.size // parts, (p + 1) * y.size // parts
+    x, y = x[lo:hi], y[lo:hi]
+    if x.itemsize == 4:
+        for i in range(y.size):
+            y[i] = erf_to_single(np.float64(x[i]))
+    else:
+        for i in range(y.size):
+            y[i] = math.erf(x[i])
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
     """x times the normal distribution function of x, by erfc: exact in the lower tail too."""
     out, elements, (x,) = _alike(x)
-    launch(_gelu, x, elements, work=20 * x.size)
+    launch(_gelu, x, elements, work=16 * x.size)
     return out
 
 
 @jit(parts=True)
 def _gelu(x, y, p, parts):
-    for i in range(p * y.size // parts, (p + 1) * y.size // parts):
-        v = np.float64(x[i])
-        y[i] = 0.5 * v * math.erfc(-v * 0.7071067811865476) if abs(v) < 40 else max(v, 0.0) if v == v else v
+    lo, hi = p * y.size // parts, (p + 1) * y.size // parts
+    x, y = x[lo:hi], y[lo:hi]
+    if x.itemsize == 4:
+        for i in range(y.size):
+            v = np.float64(x[i])
+            tail = erfc_to_single(abs(v) * _SQRT_HALF)
+            y[i] = 0.5 * (v if v > -40.0 or v != v else -40.0) * (2.0 - tail if v >= 0 else tail)
+    else:
+        for i in range(y.size):
+            v = x[i]
+            y[i] = 0.5 * (v if v > -40.0 or v != v else -40.0) * math.erfc(-v * _SQRT_HALF)

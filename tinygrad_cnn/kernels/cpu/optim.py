@@ -7,6 +7,7 @@ LeNet-5 (10 parameters, 61,706 numbers): 9 us for Adam, of which 5 are arithmeti
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Sequence
 
@@ -52,6 +53,13 @@ def _pointer(typing_context, address, witness):
     return types.CPointer(witness.dtype)(types.int64, witness), codegen
 
 
+if numba.config.DISABLE_JIT:
+
+    def _pointer(address, witness):  # noqa: F811
+        """An address as a ctypes pointer, which carray takes as well."""
+        return ctypes.cast(int(address), ctypes.POINTER(np.ctypeslib.as_ctypes_type(witness.dtype)))
+
+
 _HEADER = object.__basicsize__  # bytes; the pointer to the elements is the first field of an array object
 
 
@@ -63,8 +71,6 @@ def _data_pointers(objects):
 
 def _objects_are_readable() -> bool:
     """Whether the pointer is where we look for it; a free-threaded or a debug build may put it elsewhere."""
-    import ctypes
-
     array = np.empty(3)
     return ctypes.c_ssize_t.from_address(id(array) + _HEADER).value == array.ctypes.data
 

@@ -85,38 +85,59 @@ def max_pool2d_scatter(
     base, index = nhwc(g), nhwc(index)
     n, _, _, c = base.shape
     dx = empty((n, *input_hw, c), g.dtype)
-    work = dx.size + base.size * kernel[0] * kernel[1]
-    launch(_max_scatter, base, index, dx, *kernel, *stride, *padding, *dilation, work=work)
+    overlap = (kernel[0] - 1) * dilation[0] + 1 > stride[0]
+    taps = _tap_offsets(kernel, dilation, input_hw[1] * c, c)
+    full = [
+        _has_a_cell(*axis)
+        for axis in zip(input_hw, kernel, stride, padding, dilation, base.shape[1:3], strict=True)
+    ]
+    launch(_max_scatter, base, index, dx, taps, *full, *stride, *padding, overlap, work=dx.size + 2 * base.size)
     return nchw(dx)
 
 
+@lru_cache(maxsize=1024)
+def _tap_offsets(kernel: Pair, dilation: Pair, row: int, channels: int) -> np.ndarray:
+    """Where the taps of a window lie in memory, from its first one."""
+    i, j = np.arange(kernel[0]), np.arange(kernel[1])
+    return (i[:, None] * dilation[0] * row + j * dilation[1] * channels).reshape(-1)
+
+
+@lru_cache(maxsize=1024)
+def _has_a_cell(size: int, kernel: int, stride: int, padding: int, dilation: int, windows: int) -> np.ndarray:
+    """Which windows contain a cell that is not padding, along one axis."""
+    cells = np.arange(windows)[:, None] * stride - padding + np.arange(kernel) * dilation
+    return ((cells >= 0) & (cells < size)).any(axis=1)
+
+
 @jit(parts=True)
-def _max_scatter(g, index, dx, kh, kw, sh, sw, ph, pw, dh, dw, p, parts):
-    """Each input row asks the windows that contain it which of its cells they chose."""
+def _max_scatter(g, index, dx, taps, full_rows, full_columns, sh, sw, ph, pw, overlap, p, parts):
+    """A task owns the input rows between the windows of one output row and the next, or an image if they overlap.
+
+    Asking from each input row which windows chose its cells is vector code and still no faster: 0.3 ms against 0.4
+    at 64 channels, 2 against 0.13 at 6.
+    """
     n, h, w, c = dx.shape
     rows, columns = g.shape[1], g.shape[2]
-    zero = g.dtype.type(0)
-    for row in range(p * n * h // parts, (p + 1) * n * h // parts):
-        image = row // h
-        line = dx[image, row - image * h]
-        flat = line.reshape(-1)
-        for k in range(flat.size):
-            flat[k] = zero
-        for i in range(kh):
-            top = row - image * h + ph - i * dh
-            if top < 0 or top % sh != 0 or top // sh >= rows:
+    bands = 1 if overlap else rows
+    for task in range(p * n * bands // parts, (p + 1) * n * bands // parts):
+        image = task // bands
+        first = task - image * bands
+        top = 0 if first == 0 else max(0, first * sh - ph)
+        bottom = h if first == bands - 1 else max(0, (first + 1) * sh - ph)
+        flat = dx[image].reshape(-1)
+        band = flat[top * w * c : bottom * w * c]
+        for k in range(band.size):
+            band[k] = 0
+        for row in range(first, rows if overlap else first + 1):
+            if not full_rows[row]:
                 continue
             for column in range(columns):
-                values = g[image, top // sh, column]
-                winner = index[image, top // sh, column]
-                for j in range(kw):
-                    x = column * sw - pw + j * dw
-                    if x < 0 or x >= w:
-                        continue
-                    tap = index.dtype.type(i * kw + j)
-                    cell = line[x]
-                    for k in range(c):
-                        cell[k] += values[k] if winner[k] == tap else zero
+                if not full_columns[column]:
+                    continue
+                values, winner = g[image, row, column], index[image, row, column]
+                start = ((row * sh - ph) * w + column * sw - pw) * c
+                for k in range(c):
+                    flat[np.uint64(start + taps[winner[k]] + k)] += values[k]
 
 
 def max_pool2d_gather(

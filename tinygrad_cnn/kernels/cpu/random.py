@@ -26,13 +26,13 @@ _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL_0, _WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 
 
-@jit
+@jit(inline=True)
 def _round(c0, c1, c2, c3, k0, k1):
     a, b = c0 * _MULTIPLIER_0, c2 * _MULTIPLIER_1
     return (b >> _HALF) ^ c1 ^ k0, b & _LOW, (a >> _HALF) ^ c3 ^ k1, a & _LOW, (k0 + _WEYL_0) & _LOW, (k1 + _WEYL_1) & _LOW
 
 
-@jit
+@jit(inline=True)
 def philox(c0, c1, c2, c3, k0, k1):
     """The four words of a counter under a key; all are 32-bit numbers held in uint64."""
     c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)
