@@ -26,7 +26,7 @@ class Linear(Module):
     """input @ weight.T + bias: (..., in_features) -> (..., out_features).
 
     weight (out_features, in_features) and bias (out_features,) start uniform in +-1/sqrt(in_features). Raises
-    ValueError for an input of another size.
+    RuntimeError for an input of another size.
 
     >>> import tinygrad_cnn as tg
     >>> tg.nn.Linear(20, 30)(tg.randn(128, 20)).shape

@@ -81,7 +81,7 @@ class Module:
     (3, 2)
     >>> Net()(tg.ones(3, 5))
     Traceback (most recent call last):
-    ValueError: Linear 'fc' expects 4 features, got (3, 5): the input has 5; set in_features=5
+    RuntimeError: Linear 'fc' expects 4 features, got (3, 5): the input has 5; set in_features=5
     """
 
     training: bool

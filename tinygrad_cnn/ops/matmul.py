@@ -108,9 +108,14 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """
     x, w = array_of("linear", input), array_of("linear", weight)
     b = None if bias is None else array_of("linear", bias)
-    if w.ndim != 2 or x.ndim == 0 or x.shape[-1] != w.shape[-1]:
+    if w.ndim != 2 or x.ndim == 0:
         raise RuntimeError(
-            f"linear: shape {x.shape} of the input does not fit {w.shape} (out, in) of the weight"
+            f"linear expects an input of (..., in) and a weight of (out, in), got {x.shape}, {w.shape}"
+        )
+    if x.shape[-1] != w.shape[1]:
+        raise RuntimeError(
+            f"linear expects {w.shape[1]} features, got {x.shape}: the input has {x.shape[-1]}; "
+            f"set in_features={x.shape[-1]}"
         )
     if b is not None and b.shape != w.shape[:1]:
         raise RuntimeError(f"linear: a bias of shape {b.shape} does not fit {w.shape[0]} output features")

@@ -80,7 +80,7 @@ def max_pool2d(
     never win: a window with nothing else in it gives -inf. With return_indices also the int64 positions row*W
     + column.
 
-    Raises ValueError for padding above half of the window or a window that does not fit, TypeError for other
+    Raises ValueError for padding above half of kernel_size or a window that does not fit, TypeError for other
     dtypes.
 
     >>> import tinygrad_cnn as tg
@@ -163,7 +163,7 @@ def avg_pool2d(
     count_include_pad; cells beyond the padding, which ceil_mode may reach, never count. divisor_override
     replaces the number of cells.
 
-    Raises ValueError for padding above half of the window or a window that does not fit, TypeError for other
+    Raises ValueError for padding above half of kernel_size or a window that does not fit, TypeError for other
     dtypes.
 
     >>> import tinygrad_cnn as tg
@@ -265,15 +265,15 @@ def _check_image(name: str, x: tuple[int, ...]) -> None:
 
 
 def _output_hw(name: str, x: tuple[int, ...], window: Window, ceil_mode: bool) -> tuple[int, int]:
-    """How many windows there are; ValueError when there are none or one may lie in the padding alone."""
+    """How many windows there are; ValueError when there are none, or PyTorch would refuse the padding."""
     sizes = []
     for size, kernel, stride, padding, dilation in zip(x[-2:], *window, strict=True):
         span = dilation * (kernel - 1) + 1
-        if padding > span // 2:
+        if padding > kernel // 2:
             raise ValueError(
-                f"{name} expects padding of at most half the window, {span // 2} for kernel_size "
-                f"{window.kernel} and "
-                f"dilation {window.dilation}, got {window.padding}; use pad() for more"
+                f"{name} expects padding of at most half of kernel_size {window.kernel}, got "
+                f"{window.padding}; "
+                "use pad() for more"
             )
         room = size + 2 * padding - span
         count = -(-room // stride) + 1 if ceil_mode else room // stride + 1
