@@ -1,8 +1,9 @@
 """Writing into a tensor's storage without losing track of anybody's history.
 
-An in-place op computes its result out of place and then writes it here: the version of the storage goes up, so that a
-backward that needs the old values says so, and the tensor takes the history of the result. When the tensor is a view,
-the tensors it looks into get a new history as well; other views of them derive theirs anew on their next use.
+An in-place op computes its result out of place and then writes it here: the version of the storage goes up,
+so that a backward that needs the old values says so, and the tensor takes the history of the result. When the
+tensor is a view, the tensors it looks into get a new history as well; other views of them derive theirs anew
+on their next use.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .autograd import Variable, edge_to, mode, no_grad
+from .autograd import Node, Saved, Variable, Version, edge_to, mode, no_grad
 from .op import op
 from .ops.elementwise import where
 from .ops.index import _slice, parse_key, replaced
@@ -21,8 +22,8 @@ from .ops.index import _slice, parse_key, replaced
 def write(x: Any, result: Any) -> Any:
     """Overwrite x with the result, which broadcasts to x's shape; returns x.
 
-    Raises RuntimeError, before anything is written, for a leaf that requires grad, a view of one, an expanded tensor,
-    a read-only array, or a dtype that x cannot hold.
+    Raises RuntimeError, before anything is written, for a leaf that requires grad, a view of one, an expanded
+    tensor, a read-only array, or a dtype that x cannot hold.
     """
     check_writable(x)
     value = result._array if isinstance(result, Variable) else np.asarray(result)
@@ -36,6 +37,7 @@ def write(x: Any, result: Any) -> Any:
             f"a result of shape {value.shape} cannot be written into a tensor of shape {target.shape}"
         )
     if mode.grad and isinstance(result, Variable) and (edge_to(x) is not None or edge_to(result) is not None):
+        _rescue_saved(result._node, x._version)
         result = result.to(target.dtype).expand(*target.shape)  # type: ignore[attr-defined]
         node = result._node
         np.copyto(target, value, casting="same_kind")
@@ -48,10 +50,21 @@ def write(x: Any, result: Any) -> Any:
     return x
 
 
+def _rescue_saved(node: Node | None, version: Version) -> None:
+    """Copy what the op that computed the result saved of the storage: `x.mul_(w)` needs the old x for w's
+    gradient.
+    """
+    for value in (node.saved or {}).values() if node is not None else ():
+        if isinstance(value, Saved) and value.version is version:
+            value.array = value.array.copy(order="K")
+            value.version, value.at = Version(), 0
+
+
 def assign(x: Any, key: Any, value: Any) -> None:
     """x[key] = value, broadcast and cast to x's dtype.
 
-    Raises as `write` does, and IndexError or ValueError where key or value do not fit, before anything is written.
+    Raises as `write` does, and IndexError or ValueError where key or value do not fit, before anything is
+    written.
     """
     view, taken = parse_key(key)
     part = x if view is None else _slice(x, view)
@@ -71,13 +84,13 @@ def assign(x: Any, key: Any, value: Any) -> None:
 def check_writable(x: Any) -> None:
     """Raise RuntimeError where an in-place op on x would be wrong."""
     array = x._array
-    if not array.flags.writeable:
-        raise RuntimeError(
-            f"a read-only array of shape {array.shape} cannot be changed in place; clone() it first"
-        )
     if array.size > 1 and any(s == 0 and n > 1 for s, n in zip(array.strides, array.shape, strict=True)):
         raise RuntimeError(
             "an expanded tensor, whose elements share memory, cannot be changed in place; clone() it"
+        )
+    if not array.flags.writeable:
+        raise RuntimeError(
+            f"a read-only array of shape {array.shape} cannot be changed in place; clone() it first"
         )
     if not mode.grad:
         return

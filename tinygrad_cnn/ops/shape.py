@@ -90,7 +90,7 @@ def view(input: Any, *shape: Any) -> Any:
         array.reshape(size, copy=False)
     except ValueError:
         raise RuntimeError(
-            f"view: a tensor of shape {array.shape} and byte strides {array.strides} is no view as {size} "
+            f"view: shape {array.shape} with byte strides {array.strides} cannot be seen as {size} "
             "without a copy; use reshape()"
         ) from None
     return _reshape(input, size)
