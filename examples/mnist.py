@@ -41,7 +41,10 @@ class Net(nn.Module):
 
 
 def train_epoch(
-    model: nn.Module, batches: DataLoader, optimizer: tg.optim.Optimizer, scheduler: tg.optim.lr_scheduler.LRScheduler
+    model: nn.Module,
+    batches: DataLoader,
+    optimizer: tg.optim.Optimizer,
+    scheduler: tg.optim.lr_scheduler.LRScheduler,
 ) -> float:
     """One pass over the training data; returns the mean loss."""
     model.train()
@@ -73,12 +76,16 @@ def datasets(name: str, root: str) -> tuple[tg.data.Dataset, tg.data.Dataset]:
 
 
 def main(argv: Sequence[str] | None = None) -> float:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", choices=["synthetic", "mnist"], default="synthetic")
     parser.add_argument("--root", default="data/mnist", help="folder of MNIST's four .gz files")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=2e-3, help="the highest learning rate of the one-cycle schedule")
+    parser.add_argument(
+        "--lr", type=float, default=2e-3, help="the highest learning rate of the one-cycle schedule"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", help="save the trained model here, as safetensors")
     args = parser.parse_args(argv)
@@ -86,7 +93,9 @@ def main(argv: Sequence[str] | None = None) -> float:
     tg.manual_seed(args.seed)
     start = time.perf_counter()
     train_data, test_data = datasets(args.data, args.root)
-    print(f"{len(train_data)} training and {len(test_data)} test images in {time.perf_counter() - start:.1f} s")
+    print(
+        f"{len(train_data)} training and {len(test_data)} test images in {time.perf_counter() - start:.1f} s"
+    )
 
     model = Net()
     train = DataLoader(train_data, args.batch_size, shuffle=True)
@@ -97,7 +106,10 @@ def main(argv: Sequence[str] | None = None) -> float:
         start = time.perf_counter()
         loss = train_epoch(model, train, optimizer, scheduler)
         seconds = time.perf_counter() - start
-        print(f"epoch {epoch}: loss {loss:.4f}, test accuracy {accuracy(model, test):.2%}, {seconds:.1f} s", flush=True)
+        print(
+            f"epoch {epoch}: loss {loss:.4f}, test accuracy {accuracy(model, test):.2%}, {seconds:.1f} s",
+            flush=True,
+        )
     if args.out:
         tg.save(model.state_dict(), args.out)
         print(f"saved to {args.out}")

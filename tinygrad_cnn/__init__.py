@@ -38,7 +38,7 @@ from .creation import tensor as tensor
 from .creation import zeros as zeros
 from .creation import zeros_like as zeros_like
 from .device import device as device
-from .dtypes import bool as bool
+from .dtypes import bool_ as bool
 from .dtypes import float32 as float
 from .dtypes import float32 as float32
 from .dtypes import float64 as double

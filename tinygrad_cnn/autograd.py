@@ -46,7 +46,9 @@ class Version:
 class Variable:
     """What the tape knows of a tensor: its array and where it came from. `Tensor` adds everything else."""
 
-    __slots__ = ("__weakref__", "_array", "_hooks", "_node", "_requires_grad", "_version", "_view", "grad")
+    __slots__ = ("__weakref__", "_array", "_node", "_requires_grad", "_version", "_view", "grad", "hooks")
+
+    retain: ClassVar[None] = None  # a leaf keeps its gradient anyway; computed tensors are asked through their node
 
     #: The class of op results: `Tensor`, which names itself on definition.
     new: ClassVar[Any]
@@ -55,6 +57,7 @@ class Variable:
     _node: Node | None
     _view: View | None
     grad: Tensor | None
+    hooks: dict[int, Hook] | None  # of a leaf; those of a computed tensor are its node's
 
     def __init__(self, array: Any, version: Version | None = None, node: Node | None = None) -> None:
         self._array = array if type(array) is np.ndarray else np.asarray(array)
@@ -62,7 +65,7 @@ class Variable:
         self._node = node
         self._requires_grad = False
         self._view = None
-        self._hooks = None
+        self.hooks = None
         self.grad = None
 
     def __init_subclass__(cls, result: bool = False) -> None:
@@ -193,7 +196,9 @@ def walk(
     `.grad` of every leaf reached and returns nothing.
     """
     consumers = _count_consumers([edge for edge, _ in roots])
-    wanted_edges = None if targets is None else set(targets)  # a set: by identity, where a list would use Tensor's ==
+    wanted_edges = (
+        None if targets is None else set(targets)
+    )  # a set: by identity, where a list would use Tensor's ==
     useful = None if wanted_edges is None else _leading_to(wanted_edges, consumers)
     found: dict[Edge, Any] = {}
     pending: dict[Edge, Any] = {}
@@ -204,17 +209,14 @@ def walk(
         while ready:
             edge = ready.pop()
             g = pending.pop(edge, None)
-            assert edge is not None
-            is_leaf = isinstance(edge, Variable)
             if g is not None:
-                if (edge._hooks if is_leaf else edge.hooks or edge.retain) is not None:  # type: ignore[union-attr]
-                    g = _run_hooks(edge, g)
+                g = _run_hooks(edge, g)
                 if wanted_edges is not None:
                     if edge in wanted_edges:
                         found[edge] = g
-                elif is_leaf:
-                    _accumulate(edge, g)  # type: ignore[arg-type]
-            if is_leaf:
+                elif isinstance(edge, Variable):
+                    _accumulate(edge, g)
+            if not isinstance(edge, Node):
                 continue
             wanted = [e is not None and (useful is None or e in useful) for e in edge.edges]
             run = g is not None and any(wanted)
@@ -224,13 +226,9 @@ def walk(
                 if e is None:
                     continue
                 if grad is not None:
-                    if e in pending:
-                        _add(pending, e, grad)
-                    else:
-                        pending[e] = grad
-                left = consumers[e] - 1
-                consumers[e] = left
-                if left == 0:
+                    _add(pending, e, grad)
+                consumers[e] -= 1
+                if consumers[e] == 0:
                     ready.append(e)
             grad = None
             grads = ()  # nothing here may refer to a gradient that `_is_unshared` is going to look at
@@ -344,14 +342,15 @@ def _owned(g: Any) -> Any:
 
 
 def _run_hooks(edge: Any, g: Any) -> Any:
-    hooks = edge.hooks if isinstance(edge, Node) else edge._hooks
+    """Show a complete gradient to the hooks, which may replace it, and to a tensor that retains it."""
+    hooks = edge.hooks
     if hooks:
         for hook in tuple(hooks.values()):
             result = hook(g)
             if result is not None:
                 g = result
         g = _alias(g)  # a hook may have kept g
-    if isinstance(edge, Node) and edge.retain is not None and (x := edge.retain()) is not None:
+    if edge.retain is not None and (x := edge.retain()) is not None:
         _accumulate(x, g)
     return g
 
@@ -447,14 +446,16 @@ def _listed(x: Any) -> list[Any]:
 def _target(x: Any) -> Edge:
     edge = edge_to(x)
     if edge is None:
-        raise RuntimeError(f"an input of shape {tuple(x.shape)} does not require grad; set requires_grad=True on it")
+        raise RuntimeError(
+            f"an input of shape {tuple(x.shape)} does not require grad; set requires_grad=True on it"
+        )
     return edge
 
 
 def _roots(tensors: list[Any], gradients: list[Any]) -> list[tuple[Edge, Any]]:
     if gradients and len(gradients) != len(tensors):
         raise ValueError(f"got {len(gradients)} gradients for {len(tensors)} tensors")
-    roots = []
+    roots: list[tuple[Edge, Any]] = []
     for x, g in zip(tensors, gradients or [None] * len(tensors), strict=True):
         edge = edge_to(x)
         if edge is None:
@@ -477,7 +478,9 @@ def _root_gradient(x: Any, g: Any) -> Any:
     if not isinstance(g, Variable):
         raise TypeError(f"a gradient must be a Tensor, got {type(g).__name__}")
     if g._array.shape != x._array.shape:
-        raise ValueError(f"the gradient has shape {tuple(g._array.shape)}, the tensor {tuple(x._array.shape)}")
+        raise ValueError(
+            f"the gradient has shape {tuple(g._array.shape)}, the tensor {tuple(x._array.shape)}"
+        )
     if g._array.dtype != x._array.dtype:
         g = g.to(x._array.dtype)  # type: ignore[attr-defined]
     return _alias(g)
@@ -563,11 +566,9 @@ def register_hook(x: Variable, hook: Hook) -> RemovableHandle:
     edge = edge_to(x)
     if edge is None:
         raise RuntimeError("cannot register a hook on a tensor that does not require grad")
-    if isinstance(edge, Node):
-        edge.hooks = {} if edge.hooks is None else edge.hooks
-        return RemovableHandle(edge.hooks, hook)
-    edge._hooks = {} if edge._hooks is None else edge._hooks
-    return RemovableHandle(edge._hooks, hook)
+    if edge.hooks is None:
+        edge.hooks = {}
+    return RemovableHandle(edge.hooks, hook)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -592,7 +593,9 @@ class FunctionCtx:
     def saved_tensors(self) -> tuple[Any, ...]:
         node = self._node()
         if node.saved is None:
-            raise RuntimeError(f"the tensors saved by '{node.name}' were freed; pass retain_graph=True to backward")
+            raise RuntimeError(
+                f"the tensors saved by '{node.name}' were freed; pass retain_graph=True to backward"
+            )
         return tuple(None if s is None else s.unpack(node) for s in node.saved["tensors"])
 
     def mark_non_differentiable(self, *tensors: Tensor) -> None:
@@ -629,7 +632,9 @@ class FunctionNode(Node):
             )
         for i, r in enumerate(result):
             if r is not None and not isinstance(r, Variable):
-                raise TypeError(f"{self.name}.backward returned {type(r).__name__} for argument {i}, not a Tensor")
+                raise TypeError(
+                    f"{self.name}.backward returned {type(r).__name__} for argument {i}, not a Tensor"
+                )
         # aliases: what backward returned may be kept by it, and is then not ours to add to
         return [_alias(r) if r is not None and want else None for r, want in zip(result, wanted, strict=True)]
 
@@ -673,7 +678,9 @@ class _Pick:
         assert isinstance(source, FunctionNode)
         earlier = source.collected[self.slot]
         source.collected[self.slot] = g if earlier is None else earlier + g
-        return [Variable.new(np.zeros((), g._array.dtype))]  # a token: the gradients themselves are in `collected`
+        return [
+            Variable.new(np.zeros((), g._array.dtype))
+        ]  # a token: the gradients themselves are in `collected`
 
 
 class Function:
@@ -729,7 +736,9 @@ class Function:
 
     @classmethod
     def _record(cls, ctx: FunctionCtx, args: Any, edges: tuple[Edge, ...], outputs: tuple[Any, ...]) -> Any:
-        metas = tuple((a._array.shape, a._array.dtype) if isinstance(a, Variable) else ((), None) for a in args)
+        metas = tuple(
+            (a._array.shape, a._array.dtype) if isinstance(a, Variable) else ((), None) for a in args
+        )
         node = FunctionNode(cls, edges, metas, {}, False)
         node.ctx = ctx
         ctx._node = weakref.ref(node)

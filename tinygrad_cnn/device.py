@@ -9,10 +9,12 @@ class device:
     """`device("cpu")`, or `device("cuda", index)` as PyTorch spells it; compares equal to its string."""
 
     __slots__ = ("index", "type")
+    index: int | None
+    type: str
 
     def __init__(self, type: Any, index: int | None = None) -> None:
         if isinstance(type, device):
-            type, index = type.type, type.index
+            type, index = str(type), None
         if not isinstance(type, str):
             raise TypeError(f"a device is a string such as 'cpu', got {type.__class__.__name__}")
         name, _, number = type.partition(":")
@@ -25,7 +27,11 @@ class device:
         return self.type if self.index is None else f"{self.type}:{self.index}"
 
     def __repr__(self) -> str:
-        return f"device(type={self.type!r})" if self.index is None else f"device(type={self.type!r}, index={self.index})"
+        return (
+            f"device(type={self.type!r})"
+            if self.index is None
+            else f"device(type={self.type!r}, index={self.index})"
+        )
 
     def __eq__(self, other: object) -> bool:
         return str(self) == str(other) if isinstance(other, device | str) else NotImplemented

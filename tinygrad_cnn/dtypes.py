@@ -11,10 +11,10 @@ float64 = np.dtype(np.float64)
 int64 = np.dtype(np.int64)
 int32 = np.dtype(np.int32)
 uint8 = np.dtype(np.uint8)
-bool = np.dtype(np.bool_)  # shadows the builtin here only; users write tg.bool
+bool_ = np.dtype(np.bool_)  # tg.bool
 
-_SUPPORTED = {float32, float64, int64, int32, uint8, bool}
-_NAMES = {"float": float32, "double": float64, "long": int64, "int": int32}
+_SUPPORTED: set[np.dtype[Any]] = {float32, float64, int64, int32, uint8, bool_}
+_NAMES: dict[str, np.dtype[Any]] = {"float": float32, "double": float64, "long": int64, "int": int32}
 _RANK = {"b": 0, "u": 1, "i": 1, "f": 2}
 
 
@@ -32,11 +32,14 @@ def as_dtype(dtype: Any) -> np.dtype[Any]:
     except TypeError:
         raise TypeError(f"{dtype!r} is not a dtype") from None
     if found not in _SUPPORTED:
-        raise TypeError(f"dtype {found} is not supported; use one of {', '.join(sorted(map(str, _SUPPORTED)))}")
-    return found.newbyteorder("=")
+        raise TypeError(
+            f"dtype {found} is not supported; use one of {', '.join(sorted(map(str, _SUPPORTED)))}"
+        )
+    native: np.dtype[Any] = found.newbyteorder("=")
+    return native
 
 
-def is_float(dtype: np.dtype[Any]) -> Any:
+def is_float(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "f"
 
 
@@ -71,7 +74,7 @@ def _strength(x: Any) -> tuple[int, np.dtype[Any]]:
     if isinstance(x, np.generic):
         return 1, x.dtype
     if x is True or x is False:
-        return 2, bool
+        return 2, bool_
     if isinstance(x, int):
         return 2, int64
     if isinstance(x, float):

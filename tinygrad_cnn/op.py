@@ -41,7 +41,8 @@ class Op:
         broadcasts: bool = False,
         aux: tuple[str, ...] = (),
     ) -> None:
-        self.name = forward.__name__.strip("_")
+        self.name = self.__name__ = forward.__name__.strip("_")
+        self.__module__ = forward.__module__
         self.__doc__ = forward.__doc__
         self.forward = forward
         self.is_view = view  # the output looks into the storage of the first input
@@ -79,10 +80,14 @@ class Op:
             return name, "aux", self.aux.index(name)
         if name.removesuffix("_shape") in self.names:
             return name, "shape", self.names.index(name.removesuffix("_shape"))
-        raise TypeError(f"a vjp rule of {self.name} names {name!r}, which is none of {self.names + self.aux} or 'out'")
+        raise TypeError(
+            f"a vjp rule of {self.name} names {name!r}, which is none of {self.names + self.aux} or 'out'"
+        )
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        return self if instance is None else MethodType(self, instance)  # an op is a method where a class names it
+        return (
+            self if instance is None else MethodType(self, instance)
+        )  # an op is a method where a class names it
 
     def __call__(self, *args: Any, **params: Any) -> Any:
         out = self.forward(*[a._array if isinstance(a, Variable) else a for a in args], **params)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from . import autograd, device as devices, ops
-from .autograd import Variable, edge_to, mode
-from .dtypes import as_dtype, float32, float64, int32, int64, is_float
-from .dtypes import bool as bool_
+from . import autograd, ops
+from . import device as devices
+from .autograd import Variable, edge_to
+from .dtypes import as_dtype, bool_, float32, float64, int32, int64, is_float
 from .inplace import assign, overwritten, write
 from .printing import tensor_repr
 
@@ -92,7 +92,9 @@ class Tensor(Variable, result=True):
     @data.setter
     def data(self, value: Tensor) -> None:
         if value.shape != self.shape or value.dtype != self.dtype:
-            raise ValueError(f"cannot set data of {value.shape} {value.dtype} on a tensor of {self.shape} {self.dtype}")
+            raise ValueError(
+                f"cannot set data of {value.shape} {value.dtype} on a tensor of {self.shape} {self.dtype}"
+            )
         self._array = value._array
         self._version.n += 1
 
@@ -148,7 +150,9 @@ class Tensor(Variable, result=True):
     def numpy(self) -> np.ndarray:
         """The array itself, sharing memory; RuntimeError for a tensor that requires grad (use `detach()` first)."""
         if self.requires_grad:
-            raise RuntimeError("numpy() on a tensor that requires grad would lose its history; use detach().numpy()")
+            raise RuntimeError(
+                "numpy() on a tensor that requires grad would lose its history; use detach().numpy()"
+            )
         return self._array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -182,7 +186,9 @@ class Tensor(Variable, result=True):
 
     def __bool__(self) -> bool:
         if self._array.size != 1:
-            raise RuntimeError(f"the truth of a tensor of shape {self.shape} is ambiguous; use any() or all()")
+            raise RuntimeError(
+                f"the truth of a tensor of shape {self.shape} is ambiguous; use any() or all()"
+            )
         return bool(self._array.item())
 
     def __len__(self) -> int:
@@ -220,7 +226,7 @@ class Tensor(Variable, result=True):
         return _rebuild, (type(self), self._array, self._requires_grad)
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
-        """This tensor in another dtype or on another device: `to(dtype)`, `to(device)`, `to(other)`, `to(device, dtype)`.
+        """This tensor in another dtype or on another device: `to(dtype)`, `to(device)`, `to(other)`.
 
         Returns the tensor itself when nothing changes. Raises RuntimeError for a device that is not there.
         """
@@ -289,7 +295,9 @@ class Tensor(Variable, result=True):
     def requires_grad_(self, requires_grad: Any = True) -> Tensor:
         """Ask for gradients of this leaf; RuntimeError for an integer tensor, or when turned off on a computed one."""
         if requires_grad and not is_float(self.dtype):
-            raise RuntimeError(f"only floating-point tensors can require grad, got {self.dtype}; use .float()")
+            raise RuntimeError(
+                f"only floating-point tensors can require grad, got {self.dtype}; use .float()"
+            )
         if not requires_grad and self._node is not None:
             raise RuntimeError("requires_grad can only be turned off on a leaf; use detach()")
         if self._node is None:
@@ -347,8 +355,8 @@ class Tensor(Variable, result=True):
     logical_and = ops.logical_and
     logical_or = ops.logical_or
     logical_xor = ops.logical_xor
-    __eq__ = eq = ops.eq  # type: ignore[assignment]
-    __ne__ = ne = ops.ne  # type: ignore[assignment]
+    __eq__ = eq = ops.eq
+    __ne__ = ne = ops.ne
     __lt__ = lt = ops.lt
     __le__ = le = ops.le
     __gt__ = gt = ops.gt
@@ -502,7 +510,7 @@ class Tensor(Variable, result=True):
         return Tensor(np.array(data, self.dtype if dtype is None else as_dtype(dtype)))
 
 
-def _size(size: Sequence[Any]) -> tuple[int, ...]:
+def _size(size: Sequence[Any]) -> tuple[Any, ...]:
     """`f(2, 3)` and `f((2, 3))` mean the same."""
     return tuple(size[0]) if len(size) == 1 and isinstance(size[0], Sequence) else tuple(size)
 
@@ -526,7 +534,9 @@ def _parse_to(
     for arg in args:
         if isinstance(arg, Tensor):
             device, dtype = arg.device, arg.dtype
-        elif isinstance(arg, devices.device) or (isinstance(arg, str) and arg.split(":")[0] in ("cpu", "cuda")):
+        elif isinstance(arg, devices.device) or (
+            isinstance(arg, str) and arg.split(":")[0] in ("cpu", "cuda")
+        ):
             device = arg
         elif isinstance(arg, bool):
             continue  # PyTorch's non_blocking

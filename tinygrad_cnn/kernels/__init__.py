@@ -22,7 +22,9 @@ from .compile import jit as jit
 PARALLEL_WORK = 200_000
 
 _threads = 0  # 0: not chosen yet, all cores that Numba may use
-_region = threading.Lock()  # Numba's workqueue layer aborts when two threads enter; one region at a time on any layer
+_region = (
+    threading.Lock()
+)  # Numba's workqueue layer aborts when two threads enter; one region at a time on any layer
 _forked = False
 
 

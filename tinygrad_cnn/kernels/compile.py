@@ -112,7 +112,9 @@ def _for_each_part_typing(typing_context: Any, part: Any, args: Any, parts: Any)
         where = cgutils.alloca_once(builder, byte.as_pointer(), size=2)
         packed = cgutils.alloca_once_value(builder, values[1])
         builder.store(builder.bitcast(packed, byte.as_pointer()), where)
-        builder.store(byte.as_pointer()(None), builder.gep(where, [int64(1)]))  # the layer adds p times 1 to it
+        builder.store(
+            byte.as_pointer()(None), builder.gep(where, [int64(1)])
+        )  # the layer adds p times 1 to it
         steps = cgutils.alloca_once(builder, int64, size=2)
         builder.store(int64(0), steps)
         builder.store(int64(1), builder.gep(steps, [int64(1)]))

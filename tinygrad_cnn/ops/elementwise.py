@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import Variable
-from ..dtypes import as_dtype, float32, int64, result_type
-from ..dtypes import bool as bool_
+from ..dtypes import as_dtype, bool_, float32, int64, result_type
 from ..kernels import on
 from ..op import op
 
@@ -20,7 +19,9 @@ TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
 def _pair(a: Any, b: Any) -> tuple[Any, Any]:
     """Two operands in their common dtype; a Python number that fits stays one, NumPy treats it as weak too."""
     if type(a) is np.ndarray:
-        if (type(b) is np.ndarray and b.dtype == a.dtype) or (type(b) in (float, int) and a.dtype.kind == "f"):
+        if (type(b) is np.ndarray and b.dtype == a.dtype) or (
+            type(b) in (float, int) and a.dtype.kind == "f"
+        ):
             return a, b
     dtype = result_type(a, b)
     return _in_dtype(a, dtype), _in_dtype(b, dtype)
@@ -216,7 +217,9 @@ logical_or = _without_gradient("logical_or", np.logical_or, "Either is non-zero"
 logical_xor = _without_gradient("logical_xor", np.logical_xor, "One of both is non-zero")
 bitwise_and = _without_gradient("bitwise_and", np.bitwise_and, "The common bits of two integers or bools")
 bitwise_or = _without_gradient("bitwise_or", np.bitwise_or, "The bits of either of two integers or bools")
-bitwise_xor = _without_gradient("bitwise_xor", np.bitwise_xor, "The bits of one, but not both, of two integers or bools")
+bitwise_xor = _without_gradient(
+    "bitwise_xor", np.bitwise_xor, "The bits of one, but not both, of two integers or bools"
+)
 
 
 @op

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd import Variable
-from ..dtypes import bool as bool_
-from ..dtypes import int64
+from ..dtypes import bool_, int64
 from ..kernels import on
 from ..op import op
 from .arguments import integer
