@@ -187,9 +187,7 @@ def test_missing_mnist_files_are_named(root: Path) -> None:
         ("train-labels-idx1-ubyte.gz", np.full(12, 10, np.uint8), "labels from 0 to 9, got 10"),
     ],
 )
-def test_mnist_files_that_do_not_belong_together(
-    root: Path, name: str, array: np.ndarray, message: str
-) -> None:
+def test_mnist_files_that_do_not_belong_together(root: Path, name: str, array: np.ndarray, message: str) -> None:
     write_idx(root / name, array)
     with pytest.raises(ValueError, match=rf"{name}: .*{message}"):
         MNIST(root)

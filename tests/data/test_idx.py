@@ -64,9 +64,7 @@ def test_a_flipped_bit_in_a_gzip_file_is_never_read_as_other_numbers(
 
 
 @given(array=ARRAYS, name=NAMES, extra=st.binary(min_size=1, max_size=9))
-def test_bytes_after_the_last_number_are_an_error(
-    folder: Path, array: np.ndarray, name: str, extra: bytes
-) -> None:
+def test_bytes_after_the_last_number_are_an_error(folder: Path, array: np.ndarray, name: str, extra: bytes) -> None:
     path = folder / name
     write_idx(path, array)
     raw = path.read_bytes()
@@ -76,12 +74,8 @@ def test_bytes_after_the_last_number_are_an_error(
 
 
 def test_the_format_byte_by_byte(folder: Path) -> None:
-    (folder / "two-by-three").write_bytes(
-        bytes.fromhex("00000b02 00000002 00000003 0001 0002 0003 fffc 0005 0006")
-    )
-    np.testing.assert_array_equal(
-        read_idx(folder / "two-by-three"), np.array([[1, 2, 3], [-4, 5, 6]], np.int16)
-    )
+    (folder / "two-by-three").write_bytes(bytes.fromhex("00000b02 00000002 00000003 0001 0002 0003 fffc 0005 0006"))
+    np.testing.assert_array_equal(read_idx(folder / "two-by-three"), np.array([[1, 2, 3], [-4, 5, 6]], np.int16))
     write_idx(folder / "again", np.array([[1, 2, 3], [-4, 5, 6]], np.dtype(">i2")))
     assert (folder / "again").read_bytes() == (folder / "two-by-three").read_bytes()
 

@@ -37,9 +37,7 @@ class Pairs(Dataset):
     drop_last=st.booleans(),
     subset=st.booleans(),
 )
-def test_every_sample_comes_once(
-    n: int, batch_size: int, shuffle: bool, drop_last: bool, subset: bool
-) -> None:
+def test_every_sample_comes_once(n: int, batch_size: int, shuffle: bool, drop_last: bool, subset: bool) -> None:
     dataset: Dataset = TensorDataset(np.arange(n))
     if subset:
         dataset = Subset(dataset, range(n - 1, -1, -1))
@@ -99,9 +97,7 @@ def test_a_sampler_sets_the_order() -> None:
 
 
 def test_collate_fn_gets_the_samples_of_a_batch() -> None:
-    loader = DataLoader(
-        TensorDataset(np.arange(5)), 2, collate_fn=lambda samples: [s[0].item() for s in samples]
-    )
+    loader = DataLoader(TensorDataset(np.arange(5)), 2, collate_fn=lambda samples: [s[0].item() for s in samples])
     assert list(loader) == [[0, 1], [2, 3], [4]]
 
 

@@ -69,9 +69,7 @@ class TensorDataset(Dataset):
             if not isinstance(tensor, Tensor | np.ndarray):
                 raise TypeError(f"TensorDataset expects tensors or NumPy arrays, got {type(tensor).__name__}")
             if tensor.ndim == 0:
-                raise ValueError(
-                    "TensorDataset needs tensors with a first axis to count samples along, got a 0-d one"
-                )
+                raise ValueError("TensorDataset needs tensors with a first axis to count samples along, got a 0-d one")
         lengths = [tensor.shape[0] for tensor in tensors]
         if len(set(lengths)) > 1:
             raise ValueError(f"TensorDataset needs tensors of equal length, got lengths {lengths}")
@@ -143,9 +141,7 @@ def _counts(lengths: Sequence[int | float], total: int) -> list[int]:
             counts[i % len(counts)] += 1
         return counts
     if not all(isinstance(length, int | np.integer) for length in lengths):
-        raise ValueError(
-            f"random_split needs fractions that add up to 1, got {list(lengths)} with sum {sum(lengths)}"
-        )
+        raise ValueError(f"random_split needs fractions that add up to 1, got {list(lengths)} with sum {sum(lengths)}")
     if sum(lengths) != total:
         raise ValueError(
             f"random_split needs lengths that add up to the {total} samples of the dataset, "
@@ -174,9 +170,7 @@ def _as_indices(index: Any, length: int) -> Indices:
     if indices.size == 0:
         return np.zeros(0, np.int64)
     if indices.ndim != 1 or indices.dtype.kind not in "iu":
-        raise TypeError(
-            f"a dataset takes an int, a slice or a 1-d list, array or tensor of ints, got {index!r:.80}"
-        )
+        raise TypeError(f"a dataset takes an int, a slice or a 1-d list, array or tensor of ints, got {index!r:.80}")
     low, high = int(indices.min()), int(indices.max())
     if low < -length or high >= length:
         raise IndexError(f"sample {low if low < -length else high} is out of range for a dataset of {length}")
@@ -261,8 +255,7 @@ class MNIST(ImageDataset):
     ) -> None:
         part = "train" if train else "t10k"
         images, labels = (
-            self._find(Path(root), f"{part}-{kind}-ubyte.gz", download)
-            for kind in ("images-idx3", "labels-idx1")
+            self._find(Path(root), f"{part}-{kind}-ubyte.gz", download) for kind in ("images-idx3", "labels-idx1")
         )
         data, targets = read_idx(images), read_idx(labels)
         self._check(images, data, labels, targets)
@@ -277,8 +270,7 @@ class MNIST(ImageDataset):
         if download:
             return self._download(root, name)
         raise FileNotFoundError(
-            f"{name} (gzip'd or not) is neither in {folders[0]} nor in {folders[1]}; "
-            f"put it there or pass download=True"
+            f"{name} (gzip'd or not) is neither in {folders[0]} nor in {folders[1]}; put it there or pass download=True"
         )
 
     def _download(self, root: Path, name: str) -> Path:
@@ -286,27 +278,20 @@ class MNIST(ImageDataset):
             pooch = importlib.import_module("pooch")
         except ImportError as error:
             raise ImportError(
-                f"downloading {name} needs pooch (pip install 'tinygrad_cnn[data]'); "
-                f"or put the file into {root}"
+                f"downloading {name} needs pooch (pip install 'tinygrad_cnn[data]'); or put the file into {root}"
             ) from error
-        return Path(
-            pooch.retrieve(self.url + name, known_hash=f"md5:{self.md5[name]}", fname=name, path=root)
-        )
+        return Path(pooch.retrieve(self.url + name, known_hash=f"md5:{self.md5[name]}", fname=name, path=root))
 
     def _check(self, images: Path, data: npt.NDArray[Any], labels: Path, targets: npt.NDArray[Any]) -> None:
         if data.dtype != np.uint8 or data.shape[1:] != (28, 28):
-            raise ValueError(
-                f"{images}: expected images (N, 28, 28) of uint8, got {data.shape} of {data.dtype}"
-            )
+            raise ValueError(f"{images}: expected images (N, 28, 28) of uint8, got {data.shape} of {data.dtype}")
         if targets.dtype != np.uint8 or targets.shape != data.shape[:1]:
             raise ValueError(
                 f"{labels}: expected one uint8 label for each of the {len(data)} images, "
                 f"got {targets.shape} of {targets.dtype}"
             )
         if targets.size and targets.max() >= len(self.classes):
-            raise ValueError(
-                f"{labels}: expected labels from 0 to {len(self.classes) - 1}, got {targets.max()}"
-            )
+            raise ValueError(f"{labels}: expected labels from 0 to {len(self.classes) - 1}, got {targets.max()}")
 
 
 class FashionMNIST(MNIST):

@@ -120,9 +120,7 @@ _GLYPHS = {
 
 class Glyphs(NamedTuple):
     points: npt.NDArray[np.float32]  # (G, CONTROLS, 2)
-    pen: npt.NDArray[
-        np.uint8
-    ]  # (G, CONTROLS) 0 comes down here, 1 draws to here, 2 the same point again: a corner
+    pen: npt.NDArray[np.uint8]  # (G, CONTROLS) 0 comes down here, 1 draws to here, 2 the same point again: a corner
     length: npt.NDArray[np.int64]  # (G,) control points used
     share: npt.NDArray[np.float64]  # (G,) adds up to 1 for each digit
     digit: npt.NDArray[np.int64]  # (G,) ascending

@@ -61,9 +61,7 @@ def _content(path: Path) -> bytes:
 def _header(raw: bytes, path: str | os.PathLike[str]) -> tuple[np.dtype[Any], tuple[int, ...], int]:
     """The dtype, the shape and the offset of the first number."""
     if len(raw) < 4:
-        raise ValueError(
-            f"{path}: IDX file is truncated: it holds {len(raw)} bytes, the magic number takes 4"
-        )
+        raise ValueError(f"{path}: IDX file is truncated: it holds {len(raw)} bytes, the magic number takes 4")
     dtype = _DTYPES.get(raw[2])
     if raw[:2] != b"\0\0" or dtype is None:
         codes = ", ".join(f"{code:02x} ({known.name})" for code, known in _DTYPES.items())
@@ -74,8 +72,7 @@ def _header(raw: bytes, path: str | os.PathLike[str]) -> tuple[np.dtype[Any], tu
     start = 4 + 4 * raw[3]
     if len(raw) < start:
         raise ValueError(
-            f"{path}: IDX file is truncated: it holds {len(raw)} bytes, "
-            f"a header of {raw[3]} dimensions takes {start}"
+            f"{path}: IDX file is truncated: it holds {len(raw)} bytes, a header of {raw[3]} dimensions takes {start}"
         )
     if raw[3] > 64:  # the most dimensions a NumPy array can have
         raise ValueError(f"{path}: IDX file has {raw[3]} dimensions, at most 64 can be read")

@@ -41,17 +41,13 @@ class DataLoader:
         generator: Generator | None = None,
     ) -> None:
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-            raise TypeError(
-                f"DataLoader needs a dataset with __len__ and __getitem__, got {type(dataset).__name__}"
-            )
+            raise TypeError(f"DataLoader needs a dataset with __len__ and __getitem__, got {type(dataset).__name__}")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer):
             raise TypeError(f"DataLoader needs an int batch_size, got {batch_size!r}")
         if batch_size < 1:
             raise ValueError(f"DataLoader needs a batch_size of at least 1, got {batch_size}")
         if shuffle and sampler is not None:
-            raise ValueError(
-                "DataLoader takes shuffle=True or a sampler, not both: the sampler sets the order"
-            )
+            raise ValueError("DataLoader takes shuffle=True or a sampler, not both: the sampler sets the order")
         if num_workers != 0:
             raise ValueError(
                 f"DataLoader makes batches in the calling process: num_workers must be 0, got {num_workers}"

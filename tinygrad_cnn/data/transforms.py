@@ -65,9 +65,7 @@ class Normalize:
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         if len(mean) != len(std):
-            raise ValueError(
-                f"Normalize expects a mean and a std per channel, got {len(mean)} and {len(std)}"
-            )
+            raise ValueError(f"Normalize expects a mean and a std per channel, got {len(mean)} and {len(std)}")
         if not all(value > 0 for value in std):
             raise ValueError(f"Normalize divides by std, which must be positive, got {tuple(std)}")
         self.mean, self.std = tuple(mean), tuple(std)
@@ -75,9 +73,7 @@ class Normalize:
     def __call__(self, image: Tensor) -> Tensor:
         values = image.detach().numpy()
         if not np.issubdtype(values.dtype, np.floating):
-            raise TypeError(
-                f"Normalize expects a floating-point image, got {values.dtype}; scale it to [0, 1] first"
-            )
+            raise TypeError(f"Normalize expects a floating-point image, got {values.dtype}; scale it to [0, 1] first")
         channels = values.shape[-3] if values.ndim >= 3 else None
         if channels != len(self.mean) and not (channels and len(self.mean) == 1):
             raise ValueError(f"Normalize has {len(self.mean)} channels, the image has shape {values.shape}")
