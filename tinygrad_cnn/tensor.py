@@ -92,9 +92,7 @@ class Tensor(Variable, result=True):
     @data.setter
     def data(self, value: Tensor) -> None:
         if value.shape != self.shape or value.dtype != self.dtype:
-            raise ValueError(
-                f"cannot set data of {value.shape} {value.dtype} on a tensor of {self.shape} {self.dtype}"
-            )
+            raise ValueError(f"cannot set data of {value.shape} {value.dtype} on a tensor of {self.shape} {self.dtype}")
         self._array = value._array
         self._version.n += 1
 
@@ -150,9 +148,7 @@ class Tensor(Variable, result=True):
     def numpy(self) -> np.ndarray:
         """The array itself, sharing memory; RuntimeError for a tensor that requires grad (use `detach()` first)."""
         if self.requires_grad:
-            raise RuntimeError(
-                "numpy() on a tensor that requires grad would lose its history; use detach().numpy()"
-            )
+            raise RuntimeError("numpy() on a tensor that requires grad would lose its history; use detach().numpy()")
         return self._array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -186,9 +182,7 @@ class Tensor(Variable, result=True):
 
     def __bool__(self) -> bool:
         if self._array.size != 1:
-            raise RuntimeError(
-                f"the truth of a tensor of shape {self.shape} is ambiguous; use any() or all()"
-            )
+            raise RuntimeError(f"the truth of a tensor of shape {self.shape} is ambiguous; use any() or all()")
         return bool(self._array.item())
 
     def __len__(self) -> int:
@@ -295,9 +289,7 @@ class Tensor(Variable, result=True):
     def requires_grad_(self, requires_grad: Any = True) -> Tensor:
         """Ask for gradients of this leaf; RuntimeError for an integer tensor, or when turned off on a computed one."""
         if requires_grad and not is_float(self.dtype):
-            raise RuntimeError(
-                f"only floating-point tensors can require grad, got {self.dtype}; use .float()"
-            )
+            raise RuntimeError(f"only floating-point tensors can require grad, got {self.dtype}; use .float()")
         if not requires_grad and self._node is not None:
             raise RuntimeError("requires_grad can only be turned off on a leaf; use detach()")
         if self._node is None:
@@ -503,7 +495,7 @@ class Tensor(Variable, result=True):
     def new_ones(self, *size: Any, dtype: Any = None) -> Tensor:
         return Tensor(np.ones(_size(size), self.dtype if dtype is None else as_dtype(dtype)))
 
-    def new_full(self, size: Sequence[int], fill_value: Any, dtype: Any = None) -> Tensor:
+    def new_full(self, size: Sequence[Any], fill_value: Any, dtype: Any = None) -> Tensor:
         return Tensor(np.full(_size(size), fill_value, self.dtype if dtype is None else as_dtype(dtype)))
 
     def new_tensor(self, data: Any, dtype: Any = None) -> Tensor:
@@ -534,9 +526,7 @@ def _parse_to(
     for arg in args:
         if isinstance(arg, Tensor):
             device, dtype = arg.device, arg.dtype
-        elif isinstance(arg, devices.device) or (
-            isinstance(arg, str) and arg.split(":")[0] in ("cpu", "cuda")
-        ):
+        elif isinstance(arg, devices.device) or (isinstance(arg, str) and arg.split(":")[0] in ("cpu", "cuda")):
             device = arg
         elif isinstance(arg, bool):
             continue  # PyTorch's non_blocking

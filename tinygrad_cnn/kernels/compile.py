@@ -112,9 +112,7 @@ def _for_each_part_typing(typing_context: Any, part: Any, args: Any, parts: Any)
         where = cgutils.alloca_once(builder, byte.as_pointer(), size=2)
         packed = cgutils.alloca_once_value(builder, values[1])
         builder.store(builder.bitcast(packed, byte.as_pointer()), where)
-        builder.store(
-            byte.as_pointer()(None), builder.gep(where, [int64(1)])
-        )  # the layer adds p times 1 to it
+        builder.store(byte.as_pointer()(None), builder.gep(where, [int64(1)]))  # the layer adds p times 1 to it
         steps = cgutils.alloca_once(builder, int64, size=2)
         builder.store(int64(0), steps)
         builder.store(int64(1), builder.gep(steps, [int64(1)]))
@@ -225,9 +223,14 @@ class KernelCache(caching._Cache):
             return
         payload = numba.core.serialize.dumps(data._reduce())
         try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                file.write(hashlib.sha256(payload).digest() + payload)
-            os.replace(file.name, path)
+            file = tempfile.NamedTemporaryFile(dir=path.parent, delete=False)
+            try:
+                with file:
+                    file.write(hashlib.sha256(payload).digest() + payload)
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
         except OSError as error:
             warnings.warn(f"could not cache a compiled kernel: {error}", RuntimeWarning, stacklevel=2)
 
@@ -235,8 +238,14 @@ class KernelCache(caching._Cache):
         folder = _folder() if self._enabled else None
         if folder is None:
             return None
-        key = f"{self._fn.__module__}.{self._fn.__qualname__}{sig}{codegen.magic_tuple()}"
+        key = f"{self._fn.__module__}.{self._fn.__qualname__}{sig}{codegen.magic_tuple()}{_file_hash(self._fn)}"
         return folder / f"{self._fn.__name__}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.kernel"
+
+
+def _file_hash(fn: Callable[..., Any]) -> str:
+    """A hash over the file of a kernel that lies outside of this package's kernels, or over its code where it has none."""
+    path = Path(fn.__code__.co_filename)
+    return hashlib.sha256(path.read_bytes() if path.is_file() else fn.__code__.co_code).hexdigest()
 
 
 _ours: dict[str, Callable[..., Any]] = {}
@@ -246,18 +255,22 @@ class _Notice(event.Listener):
     """Prints "compiling ..." once a kernel of ours has kept the user waiting for NOTICE_AFTER seconds."""
 
     def __init__(self) -> None:
-        self._timers: list[threading.Timer] = []
+        self._timers: list[threading.Timer | None] = []  # one for each compilation under way, the outermost first
 
     def on_start(self, event: Any) -> None:
-        name = event.data["dispatcher"].py_func.__qualname__
-        text = f"tinygrad_cnn: compiling {name.strip('_')}, cached for next time" if name in _ours else ""
-        timer = threading.Timer(NOTICE_AFTER, lambda: text and print(text, file=sys.stderr, flush=True))
-        timer.daemon = True
-        timer.start()
+        kernel = _ours.get(event.data["dispatcher"].py_func.__qualname__)
+        timer = None
+        if kernel is not None and not any(self._timers):  # the helpers that a kernel calls are compiled inside it
+            name = f"{kernel.__module__.rpartition('.')[2]}.{kernel.__name__.strip('_')}"
+            text = f"tinygrad_cnn: compiling {name}, cached for next time"
+            timer = threading.Timer(NOTICE_AFTER, print, (text,), {"file": sys.stderr, "flush": True})
+            timer.daemon = True
+            timer.start()
         self._timers.append(timer)
 
     def on_end(self, event: Any) -> None:
-        self._timers.pop().cancel()
+        if (timer := self._timers.pop()) is not None:
+            timer.cancel()
 
 
 event.register("numba:compile", _Notice())
