@@ -501,7 +501,6 @@ def _noise(x: Any) -> Any:
         (ops.neg, randn(2), {"wrt": 1}, IndexError, "input 1 of 1"),
         (ops.neg, randn(2).float(), {}, TypeError, r"use \.double\(\)"),
         (lambda x: x.float(), randn(2), {}, TypeError, "returned float32 from float64"),
-        (lambda x: x.numpy(), randn(2), {}, (TypeError, RuntimeError), ""),
         (lambda x: 3.0, randn(2), {}, TypeError, "must return a Tensor or a tuple of Tensors, got float"),
         (lambda x: (x, None), randn(2), {}, TypeError, "got NoneType"),
         (lambda x: x.argmax(), randn(2), {}, TypeError, "no floating-point"),
@@ -537,7 +536,7 @@ def _custom(forward: Callable[..., Any], backward: Callable[..., Any]) -> Callab
 
 
 def _spoil(x: np.ndarray) -> np.ndarray:
-    x[...] = np.round(x * 64) / 64
+    x += 1
     return x * 2
 
 
@@ -570,7 +569,7 @@ BROKEN: list[tuple[str, Callable[..., Any]]] = [
     ("not linear", _custom(lambda x: 2 * x, lambda g, ctx: 2 * g + 1e-12 * g * g)),
     ("zero cotangent", _custom(lambda x: 2 * x, lambda g, ctx: 2 * g + 1e-12 * (g == 0))),
     ("layout", _custom(lambda x: 2 * x, lambda g, ctx: 2 * g * (1 + ctx.x.flags.f_contiguous * 1e-3))),
-    ("3 threads", _custom(_threads, lambda g, ctx: 2 * g)),
+    ("threads give other bits", _custom(_threads, lambda g, ctx: 2 * g)),
 ]
 
 

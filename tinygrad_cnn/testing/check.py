@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -31,7 +31,14 @@ class _Verdict:
     tolerance: float = 0.0
     analytic: float = 0.0
     numeric: float | tuple[float, float] = 0.0
-    kinked: np.ndarray | None = None  # which outputs have two slopes
+    bend: np.ndarray | None = None  # per output, right slope minus left where it has two, else 0
+
+    @property
+    def on_kink(self) -> bool:
+        return self.bend is not None
+
+
+Place: TypeAlias = tuple[int, int]  # elements from, to; counted through all inputs
 
 
 class Check:
@@ -83,13 +90,9 @@ class Check:
     def _check_values(self, exact: bool) -> None:
         floats = [out for out in self.outputs if out.dtype.kind == "f"]
         if not floats:
-            raise TypeError(
-                f"{self.name} returned no floating-point Tensor: there is nothing to differentiate"
-            )
+            raise TypeError(f"{self.name} returned no floating-point Tensor: there is nothing to differentiate")
         if exact and any(out.dtype != np.float64 for out in floats):
-            raise TypeError(
-                f"{self.name} returned {floats[0].dtype} from float64 inputs; pass rtol= to check it so"
-            )
+            raise TypeError(f"{self.name} returned {floats[0].dtype} from float64 inputs; pass rtol= to check it so")
         self.eps = max(float(np.finfo(out.dtype).eps) for out in floats)
         here = self._values(0.0, [np.zeros(shape) for shape in self.shapes])
         recorded = _flat([out._array for out in floats])
@@ -166,26 +169,28 @@ class Check:
 
     def _examine(
         self, direction: list[np.ndarray], v: np.ndarray, grads: list[np.ndarray], cotangents: Sequence[Any]
-    ) -> tuple[_Verdict, tuple[int, int]]:
-        """The verdict along the direction, refined where kinks are in it, and the range of elements it
-        holds for.
-        """
+    ) -> tuple[_Verdict, Place]:
+        """The verdict along the direction, refined where kinks are in it, and the elements it holds for."""
         whole = (0, sum(self.sizes))
         verdict = self._judge(direction, v, grads)
-        if verdict.kinked is None or not verdict.kinked.any():
-            if verdict.state == "bad":
-                return self._bisect(verdict, whole, direction, v, grads)
+        if verdict.state in ("ok", "unclear") or self.kinks != "subgradient":
             return verdict, whole
-        if self.kinks != "subgradient":
-            return verdict, whole
-        smooth = np.where(verdict.kinked, 0.0, v)  # the outputs without a kink must agree to the last digit
+        if not verdict.on_kink:
+            return self._bisect(verdict, whole, direction, v, grads) or (_Verdict("kink"), whole)
+        assert verdict.bend is not None
+        smooth = np.where(verdict.bend != 0, 0.0, v)  # the outputs without a kink must agree to the last digit
         if smooth.any():
-            masked = self._masked(cotangents, smooth)
-            alone = self._judge(direction, smooth, self.vjp(masked))
-            if alone.state == "bad" and (alone.kinked is None or not alone.kinked.any()):
-                return self._bisect(alone, whole, direction, smooth, self.vjp(masked))
-        budget = iter(range(KINK_BUDGET))
-        return self._separate(verdict, whole, direction, v, grads, budget) or (_Verdict("kink"), whole)
+            masked = self.vjp(self._masked(cotangents, smooth))
+            alone = self._judge(direction, smooth, masked)
+            if alone.state == "bad" and not alone.on_kink:
+                wrong = self._bisect(alone, whole, direction, smooth, masked)
+                if wrong is not None:
+                    return wrong
+        probes = [(verdict, whole)]
+        wrong = self._separate(verdict, whole, direction, v, grads, probes)
+        if wrong is None and len(probes) < KINK_BUDGET:
+            wrong = self._together(probes, direction, v, cotangents)
+        return wrong or (_Verdict("kink"), whole)
 
     def _masked(self, cotangents: Sequence[Any], v: np.ndarray) -> list[Any]:
         parts, at = [], 0
@@ -200,42 +205,67 @@ class Check:
     def _separate(
         self,
         verdict: _Verdict,
-        place: tuple[int, int],
+        place: Place,
         direction: list[np.ndarray],
         v: np.ndarray,
         grads: list[np.ndarray],
-        budget: Iterator[int],
-    ) -> tuple[_Verdict, tuple[int, int]] | None:
-        """Halve the direction until smooth elements stand alone; the first that is wrong by itself, or None.
+        probes: list[tuple[_Verdict, Place]],
+    ) -> tuple[_Verdict, Place] | None:
+        """Halve the direction until elements at kinks stand alone; the first that is wrong by itself, or None.
 
         Kinks of several elements in one output can cancel, so that only a single element's verdict counts.
         """
         lo, hi = place
-        if verdict.state == "ok" or hi - lo == 0:
+        if verdict.state in ("ok", "unclear") or hi - lo == 0:
             return None
-        if hi - lo == 1 or (
-            verdict.state == "bad" and not (verdict.kinked is not None and verdict.kinked.any())
-        ):
+        if hi - lo == 1:
             return (verdict, place) if verdict.state == "bad" else None
+        if not verdict.on_kink:
+            return self._bisect(verdict, place, direction, v, grads)
         middle = (lo + hi) // 2
         for half in ((lo, middle), (middle, hi)):
-            if next(budget, None) is None:
+            if len(probes) >= KINK_BUDGET:
                 return None
             found = self._judge(self._within(direction, *half), v, grads)
-            wrong = self._separate(found, half, direction, v, grads, budget)
+            probes.append((found, half))
+            wrong = self._separate(found, half, direction, v, grads, probes)
             if wrong is not None:
-                return self._bisect(*wrong, direction, v, grads)
+                return wrong
+        return None
+
+    def _together(
+        self,
+        probes: list[tuple[_Verdict, Place]],
+        direction: list[np.ndarray],
+        v: np.ndarray,
+        cotangents: Sequence[Any],
+    ) -> tuple[_Verdict, Place] | None:
+        """Judge the outputs that bend the same way in every probe along several elements at once.
+
+        They are taken for convex (or concave), and any subgradient of a convex function lies between its
+        one-sided derivatives in every direction: the gradients of tied maxima must not add up to more than one.
+        """
+        bends = [found.bend for found, _ in probes if found.bend is not None]
+        up = np.any([bend > 0 for bend in bends], axis=0)
+        down = np.any([bend < 0 for bend in bends], axis=0)
+        chosen = np.where(up ^ down, v, 0.0)
+        grads = self.vjp(self._masked(cotangents, chosen))
+        for before, place in probes:
+            if before.state == "bad":
+                found = self._judge(self._within(direction, *place), chosen, grads)
+                if found.state == "bad" and found.on_kink:
+                    return found, place
         return None
 
     def _bisect(
         self,
         verdict: _Verdict,
-        place: tuple[int, int],
+        place: Place,
         direction: list[np.ndarray],
         v: np.ndarray,
         grads: list[np.ndarray],
-    ) -> tuple[_Verdict, tuple[int, int]]:
-        """Follow the larger error down to one element."""
+    ) -> tuple[_Verdict, Place] | None:
+        """Follow the larger error down to one element; None where it dissolves into kinks that cancelled."""
         lo, hi = place
         while hi - lo > 1:
             middle = (lo + hi) // 2
@@ -243,6 +273,8 @@ class Check:
             verdicts = [self._judge(self._within(direction, *half), v, grads) for half in halves]
             worse = int(verdicts[1].error > verdicts[0].error)
             if verdicts[worse].state != "bad":
+                if any(found.state == "kink" for found in verdicts):
+                    return None
                 break  # spread thinly: no half is wrong beyond its own tolerance
             verdict, (lo, hi) = verdicts[worse], halves[worse]
         return verdict, (lo, hi)
@@ -269,26 +301,22 @@ class Check:
         def line(t: float) -> np.ndarray:
             return self._values(t, direction)
 
-        verdict = _Verdict("unclear", analytic=analytic)
+        unclear = _Verdict("unclear", analytic=analytic)
         if self.degree:
             step = self.step or slopes.POLYNOMIAL_STEP
-            return self._verdict(
-                slopes.polynomial(line, step, self.eps), v, analytic, size, 8 * unit / step, verdict
-            )
-        wrong = 0
+            return self._verdict(slopes.polynomial(line, step, self.eps), v, analytic, size, 8 * unit / step, unclear)
+        wrong: list[_Verdict] = []
         for h in (self.step,) if self.step else slopes.STEPS:
             samples = slopes.Samples(line, h, self.eps)
-            found = self._verdict(samples.two_sided(), v, analytic, size, 8 * unit / h, verdict)
-            if found.state != "ok":
-                found = self._verdict(samples.one_sided(), v, analytic, size, 32 * unit / h, verdict)
+            found = self._verdict(samples.two_sided(), v, analytic, size, 8 * unit / h, unclear)
+            if found.state != "ok" or self.kinks != "subgradient":
+                found = self._verdict(samples.one_sided(), v, analytic, size, 32 * unit / h, unclear)
             if found.state in ("ok", "kink"):
                 return found
-            if found.state == "bad":  # twice: at one step, the differences may have settled by chance
-                wrong += 1
-                verdict = found
-                if wrong == 2:
-                    break
-        return verdict
+            wrong += [found] if found.state == "bad" else []
+            if len(wrong) == (1 if self.step else 2):  # at one step the differences may have settled by chance
+                return wrong[-1]
+        return unclear
 
     def _verdict(
         self,
@@ -297,7 +325,7 @@ class Check:
         analytic: float,
         size: float,
         rounding: float,
-        before: _Verdict,
+        unclear: _Verdict,
     ) -> _Verdict:
         with np.errstate(invalid="ignore", over="ignore"):
             left, right = v * slope.left, v * slope.right
@@ -306,19 +334,20 @@ class Check:
             size = max(size, float(np.linalg.norm(left)), float(np.linalg.norm(right)))
             tolerance = self.atol + self.rtol * size + noise + spread
         if not (np.isfinite(left).all() and np.isfinite(right).all()):
-            return before
+            return unclear
         if not np.isfinite(analytic):
             middle = float((left + right).sum() / 2)
             return _Verdict("bad", float("inf"), self.rtol * float(np.abs(left).sum()), analytic, middle)
         if spread > SETTLED * self.rtol * size + noise:
-            return before
+            return unclear
         gap = np.abs(slope.right - slope.left)
         kinked = gap > 1e-4 * (np.abs(slope.left) + np.abs(slope.right)) + 4 * (slope.spread + slope.noise)
         if kinked.any() and slope.left is not slope.right:
             low, high = float(np.minimum(left, right).sum()), float(np.maximum(left, right).sum())
             error = ratio(max(low - analytic, analytic - high, 0.0), tolerance)
             state = "bad" if error > 1 or self.kinks == "fail" else "kink"
-            return _Verdict(state, error, tolerance, analytic, (low, high), kinked)
+            bend = np.where(kinked, slope.right - slope.left, 0.0)
+            return _Verdict(state, error, tolerance, analytic, (low, high), bend)
         numeric = float((left + right).sum() / 2)
         error = ratio(abs(analytic - numeric), tolerance)
         if error <= 1:
@@ -401,7 +430,7 @@ class Check:
     def _located(
         self,
         verdict: _Verdict,
-        place: tuple[int, int],
+        place: Place,
         direction: list[np.ndarray],
         how: str,
         output: tuple[int, ...] | None = None,
@@ -422,7 +451,9 @@ class Check:
             scaled = numeric / unit
         kink = isinstance(numeric, tuple) and self.kinks == "fail" and verdict.error <= 1
         reason = "the point lies on a kink" if kink else f"the gradient of input {self.wrt[which]} is wrong"
-        if hi - lo > 1:
+        if hi - lo > 1 and isinstance(numeric, tuple) and not kink:
+            reason = f"the gradients of {hi - lo} elements at kinks do not fit together, from the one below on"
+        elif hi - lo > 1 and not kink:
             reason += f" by a little in each of {hi - lo} elements, from the one named below on"
         return GradReport(
             "failed",
@@ -469,9 +500,7 @@ def check_wrt(inputs: list[Any], chosen: list[int]) -> None:
         if not 0 <= i < len(inputs):
             raise IndexError(f"wrt names input {i} of {len(inputs)}")
         if not isinstance(inputs[i], Variable) or inputs[i]._array.dtype.kind != "f":
-            raise TypeError(
-                f"input {i} is {_described(inputs[i])}; only a floating-point Tensor has a gradient"
-            )
+            raise TypeError(f"input {i} is {_described(inputs[i])}; only a floating-point Tensor has a gradient")
 
 
 def _single_tolerance(
@@ -499,9 +528,7 @@ def outputs_of(fn: Any, result: Any) -> list[Any]:
     outputs = list(result) if isinstance(result, tuple | list) else [result]
     for out in outputs:
         if not isinstance(out, Variable):
-            raise TypeError(
-                f"{name_of(fn)} must return a Tensor or a tuple of Tensors, got {type(out).__name__}"
-            )
+            raise TypeError(f"{name_of(fn)} must return a Tensor or a tuple of Tensors, got {type(out).__name__}")
     return outputs
 
 
@@ -509,9 +536,7 @@ def _described(x: Any) -> str:
     if not isinstance(x, Variable):
         return repr(x)
     array = x._array
-    steps = (
-        "" if array.flags.c_contiguous else f", strides {tuple(s // array.itemsize for s in array.strides)}"
-    )
+    steps = "" if array.flags.c_contiguous else f", strides {tuple(s // array.itemsize for s in array.strides)}"
     return f"{array.dtype} {array.shape}{steps}"
 
 

@@ -104,9 +104,7 @@ def gradgradcheck(
     else:
         cotangents = listed(grad_outputs)
         if len(cotangents) != len(live):
-            raise ValueError(
-                f"got {len(cotangents)} grad_outputs for {len(live)} outputs that have a gradient"
-            )
+            raise ValueError(f"got {len(cotangents)} grad_outputs for {len(live)} outputs that have a gradient")
     count = len(check.given)
 
     def vjp(*args: Any) -> tuple[Any, ...]:
@@ -114,12 +112,11 @@ def gradgradcheck(
         create_graph = autograd.is_grad_enabled()
         with autograd.enable_grad():
             for i in check.wrt:
-                xs[i] = xs[i] if xs[i].requires_grad else xs[i].detach().requires_grad_()
+                x = xs[i] if xs[i].requires_grad else xs[i].detach().requires_grad_()
+                xs[i] = x[...]  # a tensor of its own: one that is given twice has two partial derivatives
             outputs = outputs_of(fn, fn(*xs))
             varied = [xs[i] for i in check.wrt]
-            grads = autograd.grad(
-                [outputs[i] for i in live], varied, vs, create_graph=create_graph, allow_unused=True
-            )
+            grads = autograd.grad([outputs[i] for i in live], varied, vs, create_graph=create_graph, allow_unused=True)
             return tuple(x * 0.0 if g is None else g for x, g in zip(varied, grads, strict=True))
 
     vjp.__name__ = f"vjp of {check.name}"
@@ -182,18 +179,14 @@ def adjoint_check(
     left, right = float(np.vdot(at_u, y)), float(np.vdot(u, back))
 
     unit = 64 * float(np.finfo(at_zero.dtype).eps) * np.sqrt(max(u.size, zero.size, 1))
-    tolerance = unit * float(
-        sum(np.linalg.norm((a * b).ravel()) for a, b in ((at_u, y), (u, back), (zero, y)))
-    )
+    tolerance = unit * float(sum(np.linalg.norm((a * b).ravel()) for a, b in ((at_u, y), (u, back), (zero, y))))
     bend = np.abs(at_both - at_u - 2 * at_u2).max(initial=0)
     report = GradReport("passed", name_of(fn), ratio(abs(left - right), tolerance), tolerance)
     if not bend <= unit * (np.abs(at_u) + np.abs(at_u2) + np.abs(zero)).max(initial=0):
         report = dataclasses.replace(report, status="failed", reason=f"it is not linear in input {wrt}")
     elif not abs(left - right) <= tolerance:
         reason = f"the backward of input {wrt} is not the adjoint: <A u, y> is not <u, A^T y>"
-        report = dataclasses.replace(
-            report, status="failed", reason=reason, input=wrt, analytic=right, numeric=left
-        )
+        report = dataclasses.replace(report, status="failed", reason=reason, input=wrt, analytic=right, numeric=left)
     options = _spelled({"seed": seed, "wrt": wrt or None})
     return raised(_reproducible(report, "adjoint_check", fn, given, options), raise_exception)
 
@@ -204,9 +197,7 @@ _OPTIONS = ("wrt", "degree", "projections", "full", "kinks", "rtol", "atol", "st
 
 def _spelled(options: dict[str, Any]) -> str:
     """The options that are not the defaults, as source text."""
-    given = [
-        (k, options[k]) for k in _OPTIONS if options.get(k) is not None and options[k] != _DEFAULTS.get(k)
-    ]
+    given = [(k, options[k]) for k in _OPTIONS if options.get(k) is not None and options[k] != _DEFAULTS.get(k)]
     return "".join(f", {k}={v!r}" for k, v in given)
 
 

@@ -93,11 +93,7 @@ def _mutates(subject: _Subject, base: _Run) -> str | None:
             return f"the forward changes {name}"
     watched |= {f"output {i}": x for i, x in enumerate(outputs)}
     before = {name: x._array.copy() for name, x in watched.items()}
-    live = [
-        (out, Tensor(c._array.copy()))
-        for out, c in zip(outputs, subject.cotangents, strict=True)
-        if _is_live(out)
-    ]
+    live = [(out, Tensor(c._array.copy())) for out, c in zip(outputs, subject.cotangents, strict=True) if _is_live(out)]
     if not live:
         return None
     given = [c._array.copy() for _, c in live]
@@ -147,9 +143,7 @@ def _accumulates(subject: _Subject, base: _Run) -> str | None:
     if not live:
         return None
     for _ in range(2):
-        autograd.backward(
-            [out for out, _ in live], [Tensor(c._array.copy()) for _, c in live], retain_graph=True
-        )
+        autograd.backward([out for out, _ in live], [Tensor(c._array.copy()) for _, c in live], retain_graph=True)
     for i, x, g in zip(subject.wrt, base.leaves, base.grads, strict=True):
         if x.grad is None:
             if g.any():
@@ -184,9 +178,7 @@ def _partial(subject: _Subject, base: _Run) -> str | None:
         for x, a, p in zip(base.leaves, alone, padded, strict=True):
             left, right = (np.zeros(x.shape) if g is None else g._array for g in (a, p))
             if not _close(left, right):
-                return (
-                    f"the gradient of output {i} alone differs from that with zero cotangents for the others"
-                )
+                return f"the gradient of output {i} alone differs from that with zero cotangents for the others"
     return None
 
 
@@ -247,9 +239,9 @@ def _threads(subject: _Subject, base: _Run) -> str | None:
         for n in (1, 2, 3):
             set_num_threads(n)
             run = subject.run()
-            if not _all_same(
-                [x._array for x in run.outputs], [x._array for x in base.outputs]
-            ) or not _all_same(run.grads, base.grads):
+            if not _all_same([x._array for x in run.outputs], [x._array for x in base.outputs]) or not _all_same(
+                run.grads, base.grads
+            ):
                 return f"{n} threads give other bits than {before}"
     finally:
         set_num_threads(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,8 @@ def transposed(x: np.ndarray) -> np.ndarray:
 def strided(x: np.ndarray) -> np.ndarray:
     """Every second element of a larger array, along each axis."""
     large = np.full(tuple(2 * n for n in x.shape), -99, x.dtype)
-    view = large[(slice(None, None, 2),) * x.ndim]
+    every_second: tuple[Any, ...] = (*[slice(None, None, 2)] * x.ndim, ...)
+    view: np.ndarray = large[every_second]
     view[...] = x
     return view
 

@@ -36,7 +36,7 @@ def _inputs(inputs: Sequence[Any]) -> list[str]:
     if large:
         with tempfile.NamedTemporaryFile(suffix=".npz", prefix="gradcheck-", delete=False) as file:
             np.savez_compressed(file, **large)  # type: ignore[arg-type]
-        lines.append(f"saved = np.load({Path(file.name).as_posix()!r})")
+        lines += [f"with np.load({Path(file.name).as_posix()!r}) as file:", "    saved = dict(file)"]
     parts = []
     for i, x in enumerate(inputs):
         name = f"a{i}"
@@ -60,9 +60,10 @@ def _tensor(x: np.ndarray) -> str:
 
 def _function(fn: Any, imports: set[str]) -> str:
     """`fn = ...`: imported by name, taken from its source, or left open where neither works."""
-    text = _expression(fn, imports)
-    if text is not None:
-        return text if text.lstrip().startswith(("def ", "@")) or "\nfn = " in text else f"fn = {text}"
+    if (expression := _expression(fn, imports)) is not None:
+        return f"fn = {expression}"
+    if inspect.isfunction(fn) and (text := _source(fn, imports)) is not None:
+        return text
     where = getattr(getattr(fn, "__code__", None), "co_filename", "")
     return f"fn = ...  # put the function under test here: {fn!r}{f' of {where}' if where else ''}"
 
@@ -70,7 +71,7 @@ def _function(fn: Any, imports: set[str]) -> str:
 def _expression(fn: Any, imports: set[str]) -> str | None:
     if isinstance(fn, functools.partial):
         inner = _expression(fn.func, imports)
-        if inner is None or "\n" in inner:
+        if inner is None:
             return None
         words = [*map(repr, fn.args), *(f"{k}={v!r}" for k, v in fn.keywords.items())]
         imports.add("import functools")
@@ -78,16 +79,12 @@ def _expression(fn: Any, imports: set[str]) -> str | None:
     owner = getattr(fn, "__self__", None)
     if isinstance(owner, type) and (name := _imported(owner, imports)):  # Function.apply
         return f"{name}.{fn.__name__}"
-    if name := _imported(fn, imports):
-        return name
-    return _source(fn, imports) if inspect.isfunction(fn) else None
+    return _imported(fn, imports)
 
 
 def _imported(thing: Any, imports: set[str]) -> str | None:
     """The name under which the thing's module has it, after adding the import."""
-    module = getattr(thing, "__module__", None) or getattr(
-        getattr(thing, "forward", None), "__module__", None
-    )
+    module = getattr(thing, "__module__", None) or getattr(getattr(thing, "forward", None), "__module__", None)
     name = getattr(thing, "__qualname__", None) or getattr(thing, "name", None)
     if not module or not name or module == "__main__" or not str(name).isidentifier():
         return None

@@ -17,7 +17,7 @@ Line = Callable[[float], np.ndarray]
 
 #: Steps tried in turn, each when the one before gave no settled value: a kink or a pole may lie within
 #: reach of it.
-STEPS = (2.0**-7, 2.0**-11, 2.0**-15)
+STEPS = (2.0**-7, 2.0**-11, 2.0**-15, 2.0**-19)
 POLYNOMIAL_STEP = 0.5
 #: The rounding error of a difference of two outputs, in units of eps * |output|: sums inside the function
 #: round too.
@@ -62,9 +62,7 @@ class Samples:
         return Slope(left[0], right[0], np.maximum(left[1], right[1]), 4 * self._noise())
 
     def _side(self, sign: float) -> tuple[np.ndarray, np.ndarray]:
-        a1, a2, a4 = (
-            (self.at(sign * s) - self.at(0.0)) / (sign * s) for s in (self.h, self.h / 2, self.h / 4)
-        )
+        a1, a2, a4 = ((self.at(sign * s) - self.at(0.0)) / (sign * s) for s in (self.h, self.h / 2, self.h / 4))
         b1, b2 = 2 * a2 - a1, 2 * a4 - a2
         slope = (4 * b2 - b1) / 3
         return slope, np.abs(slope - b2)

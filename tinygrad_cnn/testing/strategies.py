@@ -26,9 +26,7 @@ BULK = 64
 # --------------------------------------------------------------------------------------------------- shapes
 
 
-def shapes(
-    min_dims: int = 0, max_dims: int = 4, min_side: int = 0, max_side: int = 5
-) -> st.SearchStrategy[Shape]:
+def shapes(min_dims: int = 0, max_dims: int = 4, min_side: int = 0, max_side: int = 5) -> st.SearchStrategy[Shape]:
     """Shapes, 0-d and empty ones included unless `min_dims` or `min_side` rule them out."""
     return st.lists(st.integers(min_side, max_side), min_size=min_dims, max_size=max_dims).map(tuple)
 
@@ -64,9 +62,7 @@ def layouts(array: np.ndarray) -> st.SearchStrategy[np.ndarray]:
     """The array's numbers in any memory layout: C, F, transposed, strided, reversed, read-only,
     channels-last ...
     """
-    return st.sampled_from(sorted(memory.LAYOUTS, key=_simplest_first)).map(
-        lambda name: memory.LAYOUTS[name](array)
-    )
+    return st.sampled_from(sorted(memory.LAYOUTS, key=_simplest_first)).map(lambda name: memory.LAYOUTS[name](array))
 
 
 def _simplest_first(name: str) -> int:
@@ -132,9 +128,7 @@ def tied(draw: st.DrawFn, shape: Shape, values: int = 2, *, layout: str = "any")
 
 
 @st.composite
-def integers32(
-    draw: st.DrawFn, shape: Shape, K: int = 1, *, largest: int = 8, layout: str = "any"
-) -> np.ndarray:
+def integers32(draw: st.DrawFn, shape: Shape, K: int = 1, *, largest: int = 8, layout: str = "any") -> np.ndarray:
     """float32 whole numbers so small that sums of K products of two of them are exact in any order.
 
     Kernels that add in different orders then agree bit for bit. Raises ValueError when even -1, 0 and 1
@@ -271,9 +265,7 @@ def _most_padding(room: int, mode: str, other: int = 0) -> int:
     return min(room - 1, 3)
 
 
-def _transposed_dim(
-    draw: st.DrawFn, dilation: bool, max_kernel: int, max_stride: int, max_size: int
-) -> dict[str, Any]:
+def _transposed_dim(draw: st.DrawFn, dilation: bool, max_kernel: int, max_stride: int, max_size: int) -> dict[str, Any]:
     k, s = draw(st.integers(1, max_kernel)), draw(st.integers(1, max_stride))
     d = draw(st.integers(1, 2)) if dilation else 1
     size = draw(st.integers(1, max_size))
