@@ -77,7 +77,15 @@ def conv_cases(
 
 def conv_grid() -> Iterator[Case]:
     """Common sizes: equal channels, padding that keeps the size."""
-    for c, hw, n in [(16, 32, 64), (32, 28, 64), (32, 16, 64), (64, 32, 32), (64, 16, 64), (64, 8, 64), (128, 8, 64)]:
+    for c, hw, n in [
+        (16, 32, 64),
+        (32, 28, 64),
+        (32, 16, 64),
+        (64, 32, 32),
+        (64, 16, 64),
+        (64, 8, 64),
+        (128, 8, 64),
+    ]:
         for k in (1, 3, 5):
             yield from conv_cases(n, c, hw, c, k, pad=k // 2)
 
@@ -110,7 +118,11 @@ def linear_cases() -> Iterator[Case]:
             x, w, g = (
                 rng.standard_normal(shape, np.float32) for shape in [(n, inputs), (outputs, inputs), (n, outputs)]
             )
-            bias, flops, name = np.zeros(outputs, np.float32), 2 * n * inputs * outputs, f"{n}x{inputs}->{outputs}"
+            bias, flops, name = (
+                np.zeros(outputs, np.float32),
+                2 * n * inputs * outputs,
+                f"{n}x{inputs}->{outputs}",
+            )
             yield f"linear {name}", flops, lambda x=x, w=w, bias=bias: linear(x, w, bias)
             yield f"linear dX {name}", flops, lambda g=g, w=w: matmul(g, w)
             yield f"linear dW {name}", flops, lambda g=g, x=x: matmul(g.T, x)
@@ -124,7 +136,13 @@ def overhead() -> Iterator[Case]:
     yield "matmul 1", 2, lambda: matmul(a, a)
 
 
-GROUPS = {"conv": conv_grid, "layers": layers, "matmul": matmul_cases, "linear": linear_cases, "overhead": overhead}
+GROUPS = {
+    "conv": conv_grid,
+    "layers": layers,
+    "matmul": matmul_cases,
+    "linear": linear_cases,
+    "overhead": overhead,
+}
 
 
 def main() -> None:
@@ -144,7 +162,10 @@ def main() -> None:
             time_taken = seconds(call, options.best)
             rate = flops / time_taken / 1e9
             rows.append({"name": name, "us": time_taken * 1e6, "gflops": rate, "peak": rate / top})
-            print(f"{name:55s} {time_taken * 1e6:10.1f} us {rate:7.1f} GFLOP/s {100 * rate / top:5.1f} %", flush=True)
+            print(
+                f"{name:55s} {time_taken * 1e6:10.1f} us {rate:7.1f} GFLOP/s {100 * rate / top:5.1f} %",
+                flush=True,
+            )
     if options.json:
         with open(options.json, "w") as file:
             json.dump({"peak": top, "rows": rows}, file, indent=1)

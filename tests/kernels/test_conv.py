@@ -53,9 +53,7 @@ def cases(draw, channels=(1, 40), out=(1, 10)):  # type: ignore[no-untyped-def]
     return Case(n, c, (h, w), o, (kh, kw), spec, draw(st.sampled_from("fd")), seed)
 
 
-def operands(
-    case: Case, layout: str = "channels_last"
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def operands(case: Case, layout: str = "channels_last") -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(case.seed)
 
     def array(*shape: int) -> np.ndarray:
@@ -133,9 +131,7 @@ def parts_of_any_size() -> Iterator[Callable[[int], None]]:
 
 @settings(max_examples=25, deadline=None)
 @given(cases(out=(1, 20)))
-def test_the_bits_do_not_depend_on_the_number_of_parts(
-    parts_of_any_size: Callable[[int], None], case: Case
-) -> None:
+def test_the_bits_do_not_depend_on_the_number_of_parts(parts_of_any_size: Callable[[int], None], case: Case) -> None:
     x, w, bias, g = operands(case)
 
     def results() -> list[np.ndarray]:

@@ -59,8 +59,8 @@ def panels(dtype: Any, kind: int, rows: int, columns: int, widths: list[int] | N
     """Cover a (rows, columns) block with tiles: a list of panels, PANEL numbers each."""
     lanes = simd.lanes(dtype)
     out, first = [], 0
-    for width in widths or panel_widths(dtype, rows, columns):
-        tiles = -(-rows // simd.max_rows(width))
+    for width in widths or panel_widths(dtype, kind, rows, columns):
+        tiles = -(-rows // simd.max_rows(width, kind))
         big = -(-rows // tiles)
         out += [simd.tile_address(dtype, kind, width, size) for size in (big, max(big - 1, 1))]
         used = min(columns - first * lanes, width * lanes) - (width - 1) * lanes
@@ -69,16 +69,16 @@ def panels(dtype: Any, kind: int, rows: int, columns: int, widths: list[int] | N
     return out
 
 
-def panel_widths(dtype: Any, rows: int, columns: int) -> list[int]:
+def panel_widths(dtype: Any, kind: int, rows: int, columns: int) -> list[int]:
     """How many vectors wide the panels of a (rows, columns) block should be, for the fewest cycles."""
     vectors = -(-columns // simd.lanes(dtype))
     choices = [_split(vectors, -(-vectors // widest)) for widest in range(1, simd.max_vectors() + 1)]
-    return min(choices, key=lambda widths: sum(_cycles(rows, width) for width in widths))
+    return min(choices, key=lambda widths: sum(_cycles(kind, rows, width) for width in widths))
 
 
-def cycles(dtype: Any, rows: int, columns: int) -> float:
-    """Estimated cycles per k of a (rows, columns) block."""
-    return sum(_cycles(rows, width) for width in panel_widths(dtype, rows, columns))
+def cycles(dtype: Any, kind: int, rows: int, columns: int) -> float:
+    """Estimated cycles of a (rows, columns) block for one k (and one tap, of a sliding tile)."""
+    return sum(_cycles(kind, rows, width) for width in panel_widths(dtype, kind, rows, columns))
 
 
 def _split(total: int, parts: int) -> list[int]:
@@ -86,10 +86,12 @@ def _split(total: int, parts: int) -> list[int]:
     return [total // parts + (i < total % parts) for i in range(parts)]
 
 
-def _cycles(rows: int, width: int) -> float:
+def _cycles(kind: int, rows: int, width: int) -> float:
     """Of one panel: two multiply-adds or (measured) 1.2 loads a cycle; a multiply-add takes four."""
-    tiles = _split(rows, -(-rows // simd.max_rows(width)))
-    return sum(max(m * width / 2, (m + width) * 0.85, 4) + 0.5 for m in tiles)
+    taps = simd.taps(kind)
+    tiles = _split(rows, -(-rows // simd.max_rows(width, kind)))
+    loads = [(m + taps - 1) / taps + width * (m if kind == simd.LANEWISE else 1) for m in tiles]
+    return sum(max(m * width / 2, load * 0.85, 4) + 0.5 for m, load in zip(tiles, loads, strict=True))
 
 
 @jit(parts=True)

@@ -16,7 +16,7 @@ HWIO, seen through transposed views. Other layouts are converted on entry.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,17 +25,10 @@ from ..compile import jit
 from ..spec import Conv2dSpec
 from . import contract, memory, simd
 from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
+from .conv_shared import BAND_BYTES, HWIO, NCHW, NHWC, OIHW, TASKS, copy_row, layout, longer_rows
+from .conv_weights import weight_grad
 from .matmul import column_sums
-from .simd import A1, A2, AK, AR, B1, B2, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, clear, copy
-
-#: Bytes of input that a task copies or walks at a time: with the weights it has to stay in the L2 cache.
-BAND_BYTES = 256 << 10
-#: Tasks worth having, so that threads finish together.
-TASKS = 16
-
-#: Reads in place of C-contiguous NHWC and HWIO; both are views when the layout is already so.
-_NHWC, _NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
-_HWIO, _OIHW = (2, 3, 1, 0), (3, 2, 0, 1)
+from .simd import A1, A2, AK, AR, B1, B2, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile
 
 
 def conv2d(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Conv2dSpec) -> np.ndarray:
@@ -45,15 +38,13 @@ def conv2d(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Conv2dSp
     work, shape = _forward(x.dtype.char, x.shape, w.shape, bias is not None, spec)
     y = memory.empty(shape, x.dtype)
     if work is not None:
-        contract.run(work, _layout(x, _NHWC), _layout(w, _HWIO), y, bias)
+        contract.run(work, layout(x, NHWC), layout(w, HWIO), y, bias)
     elif y.size:  # no channels: sums of nothing
         y[...] = 0 if bias is None else bias
-    return y.transpose(_NCHW)
+    return y.transpose(NCHW)
 
 
-def conv2d_input_grad(
-    g: np.ndarray, w: np.ndarray, input_hw: tuple[int, int], spec: Conv2dSpec
-) -> np.ndarray:
+def conv2d_input_grad(g: np.ndarray, w: np.ndarray, input_hw: tuple[int, int], spec: Conv2dSpec) -> np.ndarray:
     """(N, O, P, Q), (O, C/G, KH, KW) -> (N, C, H, W), in NHWC memory: the transposed convolution of g."""
     if not contract.ENABLED or g.dtype.char not in "fd":
         return reference.conv2d_input_grad(g, w, input_hw, spec)
@@ -62,43 +53,23 @@ def conv2d_input_grad(
     if not covered:
         x.fill(0)
     if work is not None:
-        contract.run(work, _layout(g, _NHWC), _flipped(w, input_hw, spec), x)
-    return x.transpose(_NCHW)
+        contract.run(work, layout(g, NHWC), _flipped(w, input_hw, spec), x)
+    return x.transpose(NCHW)
 
 
-def conv2d_weight_grad(
-    x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int], spec: Conv2dSpec
-) -> np.ndarray:
+def conv2d_weight_grad(x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int], spec: Conv2dSpec) -> np.ndarray:
     """(N, C, H, W), (N, O, P, Q) -> (O, C/G, KH, KW), in HWIO memory."""
     if not contract.ENABLED or x.dtype.char not in "fd":
         return reference.conv2d_weight_grad(x, g, kernel_hw, spec)
-    work, shape, shards = _weight_grad(x.dtype.char, x.shape, g.shape, kernel_hw, spec)
-    if work is None:
-        return memory.zeros(shape, x.dtype).transpose(_OIHW)
-    w = memory.empty(shape, x.dtype)
-    partial = w if shards == 1 else memory.empty((shards, w.size), x.dtype)
-    contract.run(work, _layout(x, _NHWC), _layout(g, _NHWC), partial)
-    if shards > 1:
-        column_sums(partial, w)
-    return w.transpose(_OIHW)
+    return weight_grad(layout(x, NHWC), layout(g, NHWC), kernel_hw, spec).transpose(OIHW)
 
 
 def conv2d_bias_grad(g: np.ndarray) -> np.ndarray:
     """(N, O, P, Q) -> (O,): sums over images and pixels, in blocks."""
     if not contract.ENABLED or g.dtype.char not in "fd":
         return reference.conv2d_bias_grad(g)
-    g = _layout(g, _NHWC)
+    g = layout(g, NHWC)
     return column_sums(g.reshape(-1, g.shape[3]))
-
-
-def _layout(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """The C-contiguous array with these axes: x's own memory where it lies so, else a copy."""
-    x = x.transpose(axes)
-    if x.flags.c_contiguous:
-        return x
-    out = memory.empty(x.shape, x.dtype)
-    np.copyto(out, x)
-    return out
 
 
 # The plan of a walk over windows, which serves forward and input gradient: a header, then one phase after another.
@@ -151,7 +122,6 @@ def _walk(
     (h, w, c), (p, q, o) = x_shape, y_shape
     depthwise = groups == c == o
     group_in, group_out = (1, o) if depthwise else (c // groups, o // groups)
-    kind = simd.LANEWISE if depthwise else simd.OUTER
     itemsize = np.dtype(char).itemsize
     body: list[int] = []
     tasks = scratch = work = 0
@@ -164,10 +134,15 @@ def _walk(
         if padded:
             rows = (-(-phase.out[0] // bands) - 1) * phase.stride[0] + span[0]
             scratch = max(scratch, rows * columns * c)
-        merged = phase.dilation[1] == 1 and groups == 1
+        kind = simd.LANEWISE if depthwise else _kind(char, phase, group_out)
+        merged = phase.dilation[1] == 1 and groups == 1 and kind == simd.OUTER
         tile = [0] * TILE_ARGS
-        tile[N1], tile[N2] = phase.taps[0], 1 if merged else phase.taps[1]
-        tile[N3] = phase.taps[1] * group_in if merged else group_in
+        tile[N1], tile[N2] = phase.taps[0], phase.taps[1]
+        tile[N3] = group_in
+        if merged:
+            tile[N2], tile[N3] = 1, phase.taps[1] * group_in
+        elif kind not in (simd.OUTER, simd.LANEWISE):
+            tile[N2] = 1
         tile[A1], tile[A2], tile[AK] = phase.dilation[0] * columns * c, phase.dilation[1] * c, 1
         tile[AR] = phase.stride[1] * c
         tile[B1], tile[B2], tile[BK] = phase.taps[1] * group_in * o, group_in * o, o
@@ -199,6 +174,15 @@ def _walk(
     header[GROUP_IN], header[GROUP_OUT], header[FLAT] = group_in, group_out, depthwise
     plan = np.array(header + body, np.int64)
     return contract.Work(_walk_windows, plan, scratch, work)
+
+
+def _kind(char: str, phase: _Phase, columns: int) -> int:
+    """A tile that slides over the row, where that is a tenth faster than one broadcast for each multiply-add."""
+    slide = simd.SLIDES.get(phase.taps[1], simd.OUTER)
+    if phase.stride[1] != phase.dilation[1]:
+        return simd.OUTER  # the next tap is not the next pixel
+    plain, sliding = (contract.cycles(char, kind, phase.out[1], columns) for kind in (simd.OUTER, slide))
+    return slide if sliding < 0.9 * plain else simd.OUTER
 
 
 @jit(parts=True)
@@ -238,23 +222,8 @@ def _copy_band(plan, at, x, n, top, bottom, scratch, base):  # type: ignore[no-u
     columns, left = plan[at + SPAN_COLUMNS], plan[at + X_COLUMN]
     source, to = n * plan[X_IMAGE], base
     for row in range(first, last):
-        copy_row(
-            x, source + row * width * channels, row, plan[HEIGHT], width, channels, left, columns, scratch, to
-        )
+        copy_row(x, source + row * width * channels, row, plan[HEIGHT], width, channels, left, columns, scratch, to)
         to += columns * channels
-
-
-@jit
-def copy_row(x, source, row, height, width, channels, left, columns, scratch, to):  # type: ignore[no-untyped-def]
-    """Copy columns left..left+columns of an image row to scratch, with zeros outside of the image."""
-    begin = min(max(-left, 0), columns)
-    end = max(min(width - left, columns), begin)
-    if row < 0 or row >= height:
-        begin = end = columns
-    clear(scratch, to, begin * channels)
-    if end > begin:
-        copy(scratch, to + begin * channels, x, source + (left + begin) * channels, (end - begin) * channels)
-    clear(scratch, to + end * channels, (columns - end) * channels)
 
 
 @jit
@@ -292,16 +261,10 @@ def _forward(
     if 0 in shape or c == 0:
         return None, shape
     if (kh, kw, *spec.stride, *spec.padding) == (1, 1, 1, 1, 0, 0, 0, 0):
-        h, w = p, q = _longer_rows(h, w)
+        h, w = p, q = longer_rows(h, w)
     top, _, left, _ = spec.padding
     phase = _Phase((p, q), (0, 0), (1, 1), (-top, -left), spec.stride, (kh, kw), spec.dilation, 0)
     return _walk(char, n, (h, w, c), (p, q, o), spec.groups, [phase], biased), shape
-
-
-def _longer_rows(h: int, w: int) -> tuple[int, int]:
-    """The same pixels in rows of 56 or more where possible: to a 1x1 kernel an image is a line of pixels."""
-    times = next((d for d in range(1, h + 1) if h % d == 0 and d * w >= 56), h)
-    return h // times, w * times
 
 
 @lru_cache(4096)
@@ -368,9 +331,7 @@ def _flipped(w: np.ndarray, input_hw: tuple[int, int], spec: Conv2dSpec) -> np.n
 
 
 @lru_cache(4096)
-def _tap_slices(
-    input_hw: tuple[int, int], kernel_hw: tuple[int, int], spec: Conv2dSpec
-) -> list[tuple[slice, slice]]:
+def _tap_slices(input_hw: tuple[int, int], kernel_hw: tuple[int, int], spec: Conv2dSpec) -> list[tuple[slice, slice]]:
     rows, columns = (
         [_backwards(axis.taps) for axis in _phases(size, before, stride, dilation, kernel)]
         for size, before, stride, dilation, kernel in zip(
@@ -385,164 +346,3 @@ def _backwards(taps: tuple[int, ...]) -> slice:
     step = taps[1] - taps[0] if len(taps) > 1 else -1
     stop = taps[-1] + step
     return slice(taps[0], stop if stop >= 0 else None, step)
-
-
-# The plan of a weight gradient. Its tasks are shards x splits: a shard is a run of blocks of images and rows and has
-# its own sum, a split a share of the (tap run, panel) jobs. Both are chosen by size, so no thread count changes a bit.
-# fmt: off
-(W_SHARDS, W_SPLITS, W_BLOCKS, W_BANDS, W_IMAGES, W_BLOCK_IMAGES, W_ROWS, W_SIZE, W_RUNS, W_PANELS, W_GROUPS,
- W_SCRATCH, W_PADDED, W_X_IMAGE, W_G_IMAGE, W_G_ROW, W_ORIGIN_ROW, W_ORIGIN_COLUMN, W_SPAN_ROWS, W_SPAN_COLUMNS,
- W_STRIDE, W_HEIGHT, W_WIDTH, W_CHANNELS, W_GROUP_IN, W_GROUP_OUT, W_LANEWISE, W_RUN_ROWS, W_LDC, W_A_TILE,
- W_TILE) = range(31)
-# fmt: on
-W_HEADER = W_TILE + 8 * TILE_ARGS
-RUN_X, RUN_W, RUN = 0, 1, 2  # a run of taps: its offset in x's window and in the weights
-
-
-@lru_cache(4096)
-def _weight_grad(
-    char: str,
-    x_shape: tuple[int, ...],
-    g_shape: tuple[int, ...],
-    kernel_hw: tuple[int, int],
-    spec: Conv2dSpec,
-) -> tuple[contract.Work | None, tuple[int, ...], int]:
-    """The work, the shape of dW in memory, and how many shards the work writes."""
-    (n, c, h, w), (_, o, p, q), (kh, kw) = x_shape, g_shape, kernel_hw
-    groups = spec.groups
-    shape = (kh, kw, c // groups, o)
-    if 0 in shape or 0 in g_shape:
-        return None, shape, 1
-    if (kh, kw, *spec.stride, *spec.padding) == (1, 1, 1, 1, 0, 0, 0, 0):
-        h, w = p, q = _longer_rows(h, w)
-    (sy, sx), (dy, dx), (top, bottom, left, right) = spec.stride, spec.dilation, spec.padding
-    depthwise = groups == c == o
-    group_in, group_out = (1, o) if depthwise else (c // groups, o // groups)
-    itemsize = np.dtype(char).itemsize
-    padded = any(spec.padding)
-    span, columns = (kh - 1) * dy + 1, (q - 1) * sx + (kw - 1) * dx + 1 if padded else w
-
-    row_bytes = (sy * columns * c + q * o) * itemsize
-    bands = -(-p * row_bytes // (2 * BAND_BYTES))
-    rows = -(-p // bands)
-    block_images = 1 if bands > 1 else max(1, min(2 * BAND_BYTES // (p * row_bytes), -(-n // TASKS)))
-    blocks = -(-n // block_images) * bands
-
-    # x's offset of a run of neighbouring taps, its place in the weights, and its length
-    if depthwise:
-        runs = [((y * dy * columns) * c, y * kw * c) for y in range(kh)]
-        run_rows, row_step, ldc = kw, dx * c, c
-    elif dx == 1 and groups == 1:
-        runs = [(y * dy * columns * c, y * kw * c * o) for y in range(kh)]
-        run_rows, row_step, ldc = kw * c, 1, o
-    else:
-        runs = [
-            ((y * dy * columns + z * dx) * c, (y * kw + z) * group_in * o)
-            for y in range(kh)
-            for z in range(kw)
-        ]
-        run_rows, row_step, ldc = group_in, 1, o
-    kind = simd.LANEWISE if depthwise else simd.OUTER
-    panels = contract.panels(char, kind, run_rows, group_out)
-
-    size = kh * kw * (c // groups) * o
-    jobs = len(runs) * (len(panels) // PANEL) * (1 if depthwise else groups)
-    shards = max(1, min(blocks, TASKS, n * (h * w * c + p * q * o) // (4 * size)))
-    splits = min(jobs, -(-TASKS // shards))
-
-    head = [0] * W_TILE
-    head[W_SHARDS], head[W_SPLITS], head[W_BLOCKS], head[W_BANDS] = shards, splits, blocks, bands
-    head[W_IMAGES], head[W_BLOCK_IMAGES], head[W_ROWS], head[W_SIZE] = n, block_images, p, size
-    head[W_RUNS], head[W_PANELS], head[W_GROUPS] = len(runs), len(panels) // PANEL, 1 if depthwise else groups
-    scratch_image = ((rows - 1) * sy + span) * columns * c
-    head[W_SCRATCH], head[W_PADDED] = scratch_image * block_images if padded else 0, padded
-    head[W_X_IMAGE], head[W_G_IMAGE], head[W_G_ROW] = h * w * c, p * q * o, q * o
-    head[W_ORIGIN_ROW], head[W_ORIGIN_COLUMN] = -top, -left
-    head[W_SPAN_ROWS], head[W_SPAN_COLUMNS], head[W_STRIDE] = span, columns, sy
-    head[W_HEIGHT], head[W_WIDTH], head[W_CHANNELS] = h, w, c
-    head[W_GROUP_IN], head[W_GROUP_OUT], head[W_LANEWISE] = group_in, group_out, depthwise
-    head[W_RUN_ROWS], head[W_LDC], head[W_A_TILE] = run_rows, ldc, row_step
-    tiles = []  # by START, then one row more or not, then a full block of images or the last one
-    for images in (block_images, n - (-(-n // block_images) - 1) * block_images):
-        for more in (0, 1):
-            for start in (simd.ZERO, simd.LOAD):
-                tile = [0] * TILE_ARGS
-                tile[N1], tile[N2], tile[N3] = images, p // bands + more, q
-                tile[A1], tile[A2] = scratch_image if padded else h * w * c, sy * columns * c
-                tile[AK], tile[AR] = sx * c, row_step
-                tile[B1], tile[B2], tile[BK] = p * q * o, q * o, o
-                tile[LDC], tile[START] = ldc, start
-                tiles += tile
-    plan = np.array(head + tiles + [number for run in runs for number in run] + panels, np.int64)
-    work = n * p * q * size
-    return contract.Work(_walk_weights, plan, head[W_SCRATCH], work), shape, shards
-
-
-@jit(parts=True)
-def _walk_weights(plan, x, g, w, bias, scratch, part, parts):  # type: ignore[no-untyped-def]
-    """Body: this part's share of the (shard, split) tasks."""
-    tasks = plan[W_SHARDS] * plan[W_SPLITS]
-    for task in range(tasks * part // parts, tasks * (part + 1) // parts):
-        shard, split = task // plan[W_SPLITS], task % plan[W_SPLITS]
-        first = plan[W_BLOCKS] * shard // plan[W_SHARDS]
-        last = plan[W_BLOCKS] * (shard + 1) // plan[W_SHARDS]
-        for block in range(first, last):
-            _weights_of_block(
-                plan, x, g, w, scratch, part * plan[W_SCRATCH], shard, split, block, block == first
-            )
-
-
-@jit
-def _weights_of_block(plan, x, g, w, scratch, base, shard, split, block, begins):  # type: ignore[no-untyped-def]
-    """Add what a block of images and rows gives to the jobs of a split."""
-    bands, rows = plan[W_BANDS], plan[W_ROWS]
-    n, band = block // bands * plan[W_BLOCK_IMAGES], block % bands
-    images = min(plan[W_BLOCK_IMAGES], plan[W_IMAGES] - n)
-    top, bottom = rows * band // bands, rows * (band + 1) // bands
-    more = bottom - top - rows // bands
-    tile = W_TILE + TILE_ARGS * (4 * (images < plan[W_BLOCK_IMAGES]) + 2 * more + (not begins))
-    b = n * plan[W_G_IMAGE] + top * plan[W_G_ROW]
-    row = top * plan[W_STRIDE] + plan[W_ORIGIN_ROW]
-    if plan[W_PADDED]:
-        to = base
-        last = (bottom - 1) * plan[W_STRIDE] + plan[W_ORIGIN_ROW] + plan[W_SPAN_ROWS]
-        for image in range(n, n + images):
-            _copy_rows(plan, x, image * plan[W_X_IMAGE], row, last, scratch, to)
-            to += plan[tile + A1]
-        _weight_tiles(plan, tile, scratch, base, g, b, w, shard, split)
-    else:
-        a = n * plan[W_X_IMAGE] + row * plan[W_WIDTH] * plan[W_CHANNELS]
-        _weight_tiles(plan, tile, x, a, g, b, w, shard, split)
-
-
-@jit
-def _copy_rows(plan, x, source, first, last, scratch, to):  # type: ignore[no-untyped-def]
-    channels, width, columns = plan[W_CHANNELS], plan[W_WIDTH], plan[W_SPAN_COLUMNS]
-    for row in range(first, last):
-        at = source + row * width * channels
-        copy_row(x, at, row, plan[W_HEIGHT], width, channels, plan[W_ORIGIN_COLUMN], columns, scratch, to)
-        to += columns * channels
-
-
-@jit
-def _weight_tiles(plan, tile, x, base, g, b, w, shard, split):  # type: ignore[no-untyped-def]
-    """The (group, run, panel) jobs of a split: each walks the whole block with its sums in registers."""
-    runs, panels, splits = plan[W_RUNS], plan[W_PANELS], plan[W_SPLITS]
-    jobs = plan[W_GROUPS] * runs * panels
-    for job in range(jobs * split // splits, jobs * (split + 1) // splits):
-        run, rest = job % runs, job // runs
-        panel = W_HEADER + RUN * runs + (rest % panels) * PANEL
-        group = rest // panels
-        column = group * plan[W_GROUP_OUT] + plan[panel + COLUMN]
-        first = W_HEADER + RUN * run
-        a = base + plan[first + RUN_X] + (column if plan[W_LANEWISE] else group * plan[W_GROUP_IN])
-        c = shard * plan[W_SIZE] + plan[first + RUN_W] + column
-        for t in range(plan[panel + TILES]):
-            big = t < plan[panel + BIGS]
-            call_tile(
-                plan[panel + BIG] if big else plan[panel + SMALL],
-                plan, tile, x, a, g, b + column, w, c, w, 0, plan[panel + LANES],
-            )  # fmt: skip
-            m = plan[panel + ROWS] - (0 if big else 1)
-            a += m * plan[W_A_TILE]
-            c += m * plan[W_LDC]

@@ -71,9 +71,7 @@ def _memory(x: np.ndarray) -> np.ndarray:
     """The memory from x's first to its last element, as a 1-D array."""
     if x.flags.c_contiguous:
         return x.reshape(-1)
-    extent = (
-        sum((size - 1) * stride for size, stride in zip(x.shape, x.strides, strict=True)) // x.itemsize + 1
-    )
+    extent = sum((size - 1) * stride for size, stride in zip(x.shape, x.strides, strict=True)) // x.itemsize + 1
     return np.lib.stride_tricks.as_strided(x, (extent,), (x.itemsize,))
 
 
@@ -102,7 +100,7 @@ def _product(
     b_batch, b_depth, b_column = ([0] + [stride // itemsize for stride in b_strides])[-3:]
     blocks, depths = -(-m // BLOCK_ROWS), -(-k // DEPTH)
     rows, deepest = -(-m // blocks), -(-k // depths)
-    widths = contract.panel_widths(char, rows, n)
+    widths = contract.panel_widths(char, simd.OUTER, rows, n)
     groups = min(len(widths), -(-JOBS // (batch * blocks)))
     pack_b = b_column != 1 or rows >= 28
     pack_a = 0

@@ -31,7 +31,11 @@ TILE_ARGS = 12
 #: Values of START: accumulators begin at zero, at the bias, or at C (accumulate).
 ZERO, BIAS, LOAD = range(3)
 
+#: Kinds of tiles. SLIDES[w]: rows are neighbouring pixels of a row and w taps slide over them, so that one broadcast
+#: of A serves w multiply-adds; B2 is the distance of the taps in B. For one vector of channels this makes the
+#: difference between waiting for loads (65-80 % of the peak) and not.
 OUTER, LANEWISE = range(2)
+SLIDES = {3: 2, 5: 3}
 
 INT64, INT32, POINTER = ir.IntType(64), ir.IntType(32), ir.PointerType()
 _TILE_TYPE = ir.FunctionType(ir.VoidType(), [POINTER] * 5 + [INT64])
@@ -65,9 +69,15 @@ def lanes(dtype: Any) -> int:
     return host().vector_bytes // np.dtype(dtype).itemsize
 
 
-def max_rows(vectors: int) -> int:
-    """Rows of the largest tile of that many vectors that does not spill: accumulators, B's vectors, one broadcast."""
-    return min(14, (host().registers - 1 - vectors) // vectors)
+def taps(kind: int) -> int:
+    """How many taps slide over the rows of a tile of this kind; 1 for the others."""
+    return next((w for w, slide in SLIDES.items() if slide == kind), 1)
+
+
+def max_rows(vectors: int, kind: int = OUTER) -> int:
+    """Rows of the largest tile of that many vectors without spills: accumulators, B's vectors, one broadcast."""
+    rows = (host().registers - 1 - taps(kind) * vectors) // vectors
+    return min(rows, 14 if taps(kind) == 1 else 16)
 
 
 def max_vectors() -> int:
@@ -83,45 +93,32 @@ def tile_address(dtype: Any, kind: int, vectors: int, rows: int) -> int:
 @cache
 def _tile_addresses(char: str, kind: int, vectors: int) -> tuple[int, ...]:
     scalar = types.float32 if char == "f" else types.float64
-    tiles = _lanewise_tiles if kind == LANEWISE else _outer_tiles
-    signature = (types.UniTuple(scalar, vectors),)
-    tiles.compile(signature)
-    library = tiles.overloads[signature].library
+    signature = (types.UniTuple(scalar, vectors), types.UniTuple(types.int64, kind + 1))
+    _tiles.compile(signature)
+    library = _tiles.overloads[signature].library
     return tuple(
         library.get_pointer_to_function(_tile_name(scalar, kind, vectors, rows))
-        for rows in range(1, max_rows(vectors) + 1)
+        for rows in range(1, max_rows(vectors, kind) + 1)
     )
 
 
-# Never called: compiling one of these compiles the tiles of a dtype and width, and our kernel cache keeps them.
-# A tuple type says both, as many scalars as vectors: Numba drops literal integers on the way to an intrinsic.
 @jit
-def _outer_tiles(width: Any) -> None:
-    _define_outer(width)
+def _tiles(width: Any, kind: Any) -> None:
+    """Never called: compiling it compiles the tiles of a width and kind, and our kernel cache keeps them.
 
-
-@jit
-def _lanewise_tiles(width: Any) -> None:
-    _define_lanewise(width)
+    Tuple types say both, by their length: Numba drops literal integers on the way to an intrinsic.
+    """
+    _define_tiles(width, kind)
 
 
 @intrinsic
-def _define_outer(typingctx: Any, width: Any) -> Any:
-    return types.none(width), _definer(OUTER, width)
-
-
-@intrinsic
-def _define_lanewise(typingctx: Any, width: Any) -> Any:
-    return types.none(width), _definer(LANEWISE, width)
-
-
-def _definer(kind: int, width: Any) -> Any:
+def _define_tiles(typingctx: Any, width: Any, kind: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        for rows in range(1, max_rows(width.count) + 1):
-            _Tile(builder.module, width.dtype, kind, width.count, rows).emit()
+        for rows in range(1, max_rows(width.count, kind.count - 1) + 1):
+            _Tile(builder.module, width.dtype, kind.count - 1, width.count, rows).emit()
         return context.get_dummy_value()
 
-    return codegen
+    return types.none(width, kind), codegen
 
 
 def _tile_name(scalar: Any, kind: int, vectors: int, rows: int) -> str:
@@ -171,19 +168,25 @@ class _Tile:
         arg, builder = self.args, self.builder
         group = builder.mul(arg[AR], _int(self.GROUP))
         twice = builder.mul(arg[AR], _int(2))
-        bases = -(-self.rows // self.GROUP)
+        slide = taps(self.kind)
+        bases = -(-(self.rows + slide - 1) // self.GROUP)
 
         def inner(values: list[Any]) -> list[Any]:
             rows, bk, acc = values[:bases], values[bases], values[bases + 1 :]
-            columns = [self.load(bk, v) for v in range(self.vectors)]
-            out = []
-            for r in range(self.rows):
+            columns = []
+            for tap in range(slide):
+                tap_bk = self.at(bk, builder.mul(arg[B2], _int(tap))) if tap else bk
+                columns.append([self.load(tap_bk, v) for v in range(self.vectors)])
+            out = list(acc)
+            for r in range(self.rows + slide - 1):
                 base, place = rows[r // self.GROUP], r % self.GROUP
                 row = base if place == 0 else self.at(base, arg[AR] if place == 1 else twice)
                 broadcast = None if self.kind == LANEWISE else self.splat(builder.load(row, typ=self.scalar))
-                for v in range(self.vectors):
-                    left = broadcast if broadcast is not None else self.load(row, v)
-                    out.append(self.multiply_add(left, columns[v], acc[r * self.vectors + v]))
+                for tap in range(slide):
+                    for v in range(self.vectors) if 0 <= r - tap < self.rows else ():
+                        left = broadcast if broadcast is not None else self.load(row, v)
+                        n = (r - tap) * self.vectors + v
+                        out[n] = self.multiply_add(left, columns[tap][v], out[n])
             return [self.at(base, arg[AK]) for base in rows] + [self.at(bk, arg[BK]), *out]
 
         def middle(values: list[Any]) -> list[Any]:
@@ -269,15 +272,11 @@ class _Tile:
         if self.mask is None or v < self.vectors - 1:
             self.builder.store(value, pointer, align=self.align)
             return
-        function = self.declare(
-            "masked.store", ".p0", ir.VoidType(), [self.vector, POINTER, INT32, self.bits]
-        )
+        function = self.declare("masked.store", ".p0", ir.VoidType(), [self.vector, POINTER, INT32, self.bits])
         self.builder.call(function, [value, pointer, INT32(self.align), self.mask])
 
     def multiply_add(self, a: Any, b: Any, acc: Any) -> Any:
-        name = (
-            "fma" if host().fma else "fmuladd"
-        )  # without the instruction, fma would be a library call per lane
+        name = "fma" if host().fma else "fmuladd"  # without the instruction, fma would be a library call per lane
         return self.builder.call(self.declare(name, "", self.vector, [self.vector] * 3), [a, b, acc])
 
     def declare(self, name: str, tail: str, result: Any, args: list[Any]) -> Any:
@@ -323,9 +322,7 @@ def call_tile(
     args = (address, plan, plan_at, a, a_at, b, b_at, c, c_at, bias, bias_at, lanes)
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        pointers = [
-            _pointer(context, builder, signature.args[i], values[i], values[i + 1]) for i in range(1, 11, 2)
-        ]
+        pointers = [_pointer(context, builder, signature.args[i], values[i], values[i + 1]) for i in range(1, 11, 2)]
         function = builder.inttoptr(values[0], _TILE_TYPE.as_pointer())
         builder.call(function, [*pointers, values[11]])
         return context.get_dummy_value()

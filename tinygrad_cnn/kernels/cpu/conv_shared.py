@@ -1,0 +1,47 @@
+"""What the convolution kernels share: memory layouts, sizes of blocks, and rows copied with their padding."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..compile import jit
+from . import memory
+from .simd import clear, copy
+
+#: Bytes of input that a task copies or walks at a time: with the weights it has to stay in the L2 cache.
+BAND_BYTES = 256 << 10
+#: Tasks worth having, so that threads finish together.
+TASKS = 16
+
+#: Axes that take logical shapes to the order in memory, and back.
+NHWC, NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+HWIO, OIHW = (2, 3, 1, 0), (3, 2, 0, 1)
+
+
+def layout(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """The C-contiguous array with these axes: x's own memory where it lies so, else a copy."""
+    x = x.transpose(axes)
+    if x.flags.c_contiguous:
+        return x
+    out = memory.empty(x.shape, x.dtype)
+    np.copyto(out, x)
+    return out
+
+
+def longer_rows(h: int, w: int) -> tuple[int, int]:
+    """The same pixels in rows of 56 or more where possible: to a 1x1 kernel an image is a line of pixels."""
+    times = next((d for d in range(1, h + 1) if h % d == 0 and d * w >= 56), h)
+    return h // times, w * times
+
+
+@jit
+def copy_row(x, source, row, height, width, channels, left, columns, scratch, to):  # type: ignore[no-untyped-def]
+    """Copy columns left..left+columns of an image row to scratch, with zeros outside of the image."""
+    begin = min(max(-left, 0), columns)
+    end = max(min(width - left, columns), begin)
+    if row < 0 or row >= height:
+        begin = end = columns
+    clear(scratch, to, begin * channels)
+    if end > begin:
+        copy(scratch, to + begin * channels, x, source + (left + begin) * channels, (end - begin) * channels)
+    clear(scratch, to + end * channels, (columns - end) * channels)

@@ -1,0 +1,211 @@
+"""The weight gradient of a convolution: sums over pixels, held in registers while a block of images passes.
+
+A tile is taps x output channels, or, where that fills the vectors better, output channels x taps. A run is a row of
+taps that are neighbours in memory (kw * C of them without dilation). A block of images and rows fits the L2 cache.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from ..compile import jit
+from ..spec import Conv2dSpec
+from . import contract, memory, simd
+from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
+from .conv_shared import BAND_BYTES, copy_row, longer_rows
+from .matmul import column_sums
+from .simd import A1, A2, AK, AR, B1, B2, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile
+
+#: Shares of the work: shards (runs of blocks, each with its own sum) x splits (shares of the tap runs and panels).
+#: By size only, so that no thread count changes a bit; powers of two, so that two and four threads finish together.
+TASKS = 8
+#: Bytes of weights that a task adds to again and again: they stay in the L2 cache, next to a block.
+SPLIT_BYTES = 256 << 10
+
+
+def weight_grad(x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int], spec: Conv2dSpec) -> np.ndarray:
+    """(N, H, W, C), (N, P, Q, O) -> (KH, KW, C/G, O), all C-contiguous."""
+    found = _find(x.dtype.char, x.shape, g.shape, kernel_hw, spec)
+    taps = (*kernel_hw, x.shape[3] // spec.groups)
+    if found is None:
+        return memory.zeros((*taps, g.shape[3]), x.dtype)
+    shape = (g.shape[3], *taps) if found.swapped else (*taps, g.shape[3])
+    w = memory.empty(shape, x.dtype)
+    sums = w if found.shards == 1 else memory.empty((found.shards, w.size), x.dtype)
+    contract.run(found.work, x, g, sums)
+    if found.shards > 1:
+        column_sums(sums, w)
+    if found.swapped:  # (O, KH, KW, C/G) -> (KH, KW, C/G, O)
+        w, swapped = memory.empty((*taps, g.shape[3]), x.dtype), w
+        np.copyto(w, swapped.transpose(1, 2, 3, 0))
+    return w
+
+
+class _Found(NamedTuple):
+    work: contract.Work
+    shards: int
+    swapped: bool  # the work writes (O, KH, KW, C/G)
+
+
+# fmt: off
+(SHARDS, SPLITS, BLOCKS, BANDS, IMAGES, BLOCK_IMAGES, ROWS_OUT, SIZE, RUNS, PANELS, GROUPS, SCRATCH, PADDED,
+ X_IMAGE, G_IMAGE, G_ROW, ORIGIN_ROW, ORIGIN_COLUMN, SPAN_ROWS, SPAN_COLUMNS, STRIDE, HEIGHT, WIDTH, CHANNELS,
+ SWAPPED, LANEWISE, LEFT_GROUP, RIGHT_GROUP, OUT_GROUP, TILE) = range(30)
+# fmt: on
+HEADER = TILE + 8 * TILE_ARGS
+RUN_X, RUN_W, RUN = 0, 1, 2  # a run of taps: its offset in x's window and in the weights
+
+
+@lru_cache(4096)
+def _find(
+    char: str,
+    x_shape: tuple[int, ...],
+    g_shape: tuple[int, ...],
+    kernel_hw: tuple[int, int],
+    spec: Conv2dSpec,
+) -> _Found | None:
+    """The plan for these shapes; None where there is nothing to sum."""
+    (n, h, w, c), (_, p, q, o), (kh, kw) = x_shape, g_shape, kernel_hw
+    if 0 in x_shape or 0 in g_shape:
+        return None
+    if (kh, kw, *spec.stride, *spec.padding) == (1, 1, 1, 1, 0, 0, 0, 0):
+        h, w = p, q = longer_rows(h, w)
+    (sy, sx), (dy, dx), (top, _, left, _) = spec.stride, spec.dilation, spec.padding
+    padded = any(spec.padding)
+    columns = (q - 1) * sx + (kw - 1) * dx + 1 if padded else w
+    itemsize = np.dtype(char).itemsize
+    lanewise = spec.groups == c == o
+    groups = 1 if lanewise else spec.groups
+    c_group, o_group = c // groups, o // groups  # lanewise: all channels, one by one
+
+    if lanewise:
+        run, run_taps, tap_step, depth = kw, kw, dx * c, 1
+    elif dx == 1 and groups == 1:
+        run, run_taps, tap_step, depth = kw * c, kw, 1, c
+    else:
+        run, run_taps, tap_step, depth = c_group, 1, 1, c_group
+    starts = [(y, z) for y in range(kh) for z in range(0, kw, run_taps)]
+    straight = contract.cycles(char, simd.OUTER, run, o_group)
+    swapped = not lanewise and contract.cycles(char, simd.OUTER, o_group, run) < 0.9 * straight
+    rows, across = (o_group, run) if swapped else (run, o_group)
+    panels = contract.panels(char, simd.LANEWISE if lanewise else simd.OUTER, rows, across)
+    size = kh * kw * depth * o
+    ldc = kh * kw * depth if swapped else o
+    runs = []
+    for y, z in starts:
+        runs += [(y * dy * columns + z * dx) * c, (y * kw + z) * depth * (1 if swapped else o)]
+
+    # blocks: rows of one image, or several images
+    row_bytes = (sy * columns * c + q * o) * itemsize
+    bands = -(-p * row_bytes // (2 * BAND_BYTES))
+    block_images = 1 if bands > 1 else max(1, min(2 * BAND_BYTES // (p * row_bytes), -(-n // TASKS)))
+    blocks = -(-n // block_images) * bands
+    shards = TASKS
+    while shards > 1 and (shards > blocks or shards * size > n * (h * w * c + p * q * o)):
+        shards //= 2
+    jobs = groups * len(starts) * (len(panels) // PANEL)
+    splits = min(jobs, max(TASKS // shards, -(-size * itemsize // SPLIT_BYTES)))
+
+    span = (kh - 1) * dy + 1
+    scratch_image = ((-(-p // bands) - 1) * sy + span) * columns * c
+    scratch = scratch_image * block_images if padded else 0
+    x_image, g_image = h * w * c, p * q * o
+    head = {
+        SHARDS: shards, SPLITS: splits, BLOCKS: blocks, BANDS: bands, IMAGES: n, BLOCK_IMAGES: block_images,
+        ROWS_OUT: p, SIZE: size, RUNS: len(starts), PANELS: len(panels) // PANEL, GROUPS: groups,
+        SCRATCH: scratch, PADDED: padded, X_IMAGE: x_image, G_IMAGE: g_image, G_ROW: q * o,
+        ORIGIN_ROW: -top, ORIGIN_COLUMN: -left, SPAN_ROWS: span, SPAN_COLUMNS: columns, STRIDE: sy,
+        HEIGHT: h, WIDTH: w, CHANNELS: c, SWAPPED: swapped, LANEWISE: lanewise,
+        LEFT_GROUP: o_group if swapped else c_group, RIGHT_GROUP: c_group if swapped else o_group,
+        OUT_GROUP: o_group * (ldc if swapped else 1),
+    }  # fmt: skip
+    x_strides = (scratch_image if padded else x_image, sy * columns * c, sx * c)
+    g_strides = (g_image, q * o, o)
+    tiles = []  # by START, then one row more or not, then a full block of images or the last one
+    for images in (block_images, n - (-(-n // block_images) - 1) * block_images):
+        for more in (0, 1):
+            for start in (simd.ZERO, simd.LOAD):
+                tile = [0] * TILE_ARGS
+                tile[N1], tile[N2], tile[N3] = images, p // bands + more, q
+                tile[A1], tile[A2], tile[AK] = g_strides if swapped else x_strides
+                tile[B1], tile[B2], tile[BK] = x_strides if swapped else g_strides
+                tile[AR], tile[LDC], tile[START] = 1 if swapped else tap_step, ldc, start
+                tiles += tile
+    plan = np.array([head[i] for i in range(TILE)] + tiles + runs + panels, np.int64)
+    return _Found(contract.Work(_walk, plan, scratch, n * p * q * size), shards, swapped)
+
+
+@jit(parts=True)
+def _walk(plan, x, g, w, bias, scratch, part, parts):  # type: ignore[no-untyped-def]
+    """Body: this part's share of the (shard, split) tasks."""
+    tasks = plan[SHARDS] * plan[SPLITS]
+    for task in range(tasks * part // parts, tasks * (part + 1) // parts):
+        shard, split = task // plan[SPLITS], task % plan[SPLITS]
+        first = plan[BLOCKS] * shard // plan[SHARDS]
+        last = plan[BLOCKS] * (shard + 1) // plan[SHARDS]
+        for block in range(first, last):
+            _block(plan, x, g, w, scratch, part * plan[SCRATCH], shard, split, block, block == first)
+
+
+@jit
+def _block(plan, x, g, w, scratch, base, shard, split, block, begins):  # type: ignore[no-untyped-def]
+    """Add what a block of images and rows gives to the jobs of a split."""
+    bands, rows = plan[BANDS], plan[ROWS_OUT]
+    n, band = block // bands * plan[BLOCK_IMAGES], block % bands
+    images = min(plan[BLOCK_IMAGES], plan[IMAGES] - n)
+    top, bottom = rows * band // bands, rows * (band + 1) // bands
+    more = bottom - top - rows // bands
+    tile = TILE + TILE_ARGS * (4 * (images < plan[BLOCK_IMAGES]) + 2 * more + (not begins))
+    at_g = n * plan[G_IMAGE] + top * plan[G_ROW]
+    row = top * plan[STRIDE] + plan[ORIGIN_ROW]
+    at_x = n * plan[X_IMAGE] + row * plan[WIDTH] * plan[CHANNELS]
+    if plan[PADDED]:
+        to = base
+        last = (bottom - 1) * plan[STRIDE] + plan[ORIGIN_ROW] + plan[SPAN_ROWS]
+        for image in range(n, n + images):
+            _copy_rows(plan, x, image * plan[X_IMAGE], row, last, scratch, to)
+            to += plan[tile + B1] if plan[SWAPPED] else plan[tile + A1]
+        x, at_x = scratch, base
+    if plan[SWAPPED]:
+        _tiles(plan, tile, g, at_g, x, at_x, w, shard, split)
+    else:
+        _tiles(plan, tile, x, at_x, g, at_g, w, shard, split)
+
+
+@jit
+def _copy_rows(plan, x, source, first, last, scratch, to):  # type: ignore[no-untyped-def]
+    channels, width, columns = plan[CHANNELS], plan[WIDTH], plan[SPAN_COLUMNS]
+    for row in range(first, last):
+        at = source + row * width * channels
+        copy_row(x, at, row, plan[HEIGHT], width, channels, plan[ORIGIN_COLUMN], columns, scratch, to)
+        to += columns * channels
+
+
+@jit
+def _tiles(plan, tile, left, at_left, right, at_right, w, shard, split):  # type: ignore[no-untyped-def]
+    """The (group, run, panel) jobs of a split: each walks the whole block with its sums in registers."""
+    runs, panels, splits = plan[RUNS], plan[PANELS], plan[SPLITS]
+    jobs = plan[GROUPS] * runs * panels
+    for job in range(jobs * split // splits, jobs * (split + 1) // splits):
+        run, rest = job % runs, job // runs
+        group, panel = rest // panels, HEADER + RUN * runs + rest % panels * PANEL
+        column, run = plan[panel + COLUMN], HEADER + RUN * run
+        a = at_left + group * plan[LEFT_GROUP]
+        b = at_right + group * plan[RIGHT_GROUP] + column
+        if plan[SWAPPED]:
+            b += plan[run + RUN_X]
+        else:
+            a += plan[run + RUN_X] + (column if plan[LANEWISE] else 0)
+        c = shard * plan[SIZE] + group * plan[OUT_GROUP] + plan[run + RUN_W] + column
+        for t in range(plan[panel + TILES]):
+            big = t < plan[panel + BIGS]
+            call_tile(
+                plan[panel + BIG] if big else plan[panel + SMALL],
+                plan, tile, left, a, right, b, w, c, w, 0, plan[panel + LANES],
+            )  # fmt: skip
+            m = plan[panel + ROWS] - (0 if big else 1)
+            a += m * plan[tile + AR]
+            c += m * plan[tile + LDC]
