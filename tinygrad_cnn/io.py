@@ -66,9 +66,9 @@ def load(path: StrPath, map_location: Any = None, weights_only: bool = True) -> 
         raise ValueError("weights_only=False asks for a pickle, which can run code; these files hold none")
     path = Path(path)
     arrays, metadata = _read(path)
-    structure = metadata.get(_STRUCTURE)
-    if structure is None:
+    if _STRUCTURE not in metadata and _CHECKSUM not in metadata:  # not written by save
         return {name: Tensor(array) for name, array in arrays.items()}
+    structure = metadata.get(_STRUCTURE, "")
     if metadata.get(_CHECKSUM) != _checksum(structure, arrays):
         raise ValueError(f"{path} is damaged: its content does not match its checksum")
     return _unpack(json.loads(structure), arrays)
@@ -148,9 +148,10 @@ def _write_atomically(path: Path, arrays: Arrays, metadata: dict[str, str]) -> N
         raise IsADirectoryError(f"{path} is a folder; save needs the name of a file")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        # made here and not by the library, so that a missing folder raises as open() does and the umask holds
-        with open(temporary, "xb"):
-            save_file(arrays, temporary, metadata=metadata)
+        with open(temporary, "xb") as file:  # a missing folder raises as it always does
+            mode = os.fstat(file.fileno()).st_mode
+        save_file(arrays, temporary, metadata=metadata)
+        os.chmod(temporary, mode)  # the library leaves 0600, the umask may say otherwise
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -160,17 +161,17 @@ def _write_atomically(path: Path, arrays: Arrays, metadata: dict[str, str]) -> N
 
 def _read(path: Path) -> tuple[Arrays, dict[str, str]]:
     with open(path, "rb") as file:  # FileNotFoundError and its kin, with Python's own words
-        start = file.read(4)
-    if start in (b"PK\x03\x04", b"\x80\x02}q") or start[:2] == b"\x80\x04":
-        raise ValueError(
-            f"{path} is not a safetensors file but a pickle (torch.save writes these); "
-            "write it with safetensors.torch.save_file instead"
-        )
+        start = file.read(2)
     try:
         with safe_open(path, framework="np") as file:
             arrays = {name: _array(path, file, name) for name in file.keys()}  # noqa: SIM118  not a dict
             return arrays, file.metadata() or {}
     except SafetensorError as error:
+        if start in (b"PK", b"\x80\x02", b"\x80\x04"):
+            raise ValueError(
+                f"{path} is not a safetensors file but a pickle, which torch.save and pickle.dump write; "
+                "write it with safetensors.torch.save_file instead"
+            ) from error
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
 
 
