@@ -183,6 +183,7 @@ class Node:
 # The walk
 
 
+@np.errstate(all="ignore")  # inf and NaN say so themselves, as in PyTorch
 def walk(
     roots: Sequence[tuple[Edge, Any]],
     *,

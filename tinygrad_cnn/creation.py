@@ -73,21 +73,13 @@ def _array_of(data: Any, dtype: Any) -> np.ndarray:
     except ValueError as error:
         if "inhomogeneous" not in str(error):
             raise
-        raise ValueError(
-            f"the nested lists are ragged: every list of a level must have one length ({error})"
-        ) from None
-    if (
-        array.dtype == np.float64
-        and isinstance(_first(data), int | float)
-        and not isinstance(_first(data), np.generic)
-    ):
+        raise ValueError(f"the nested lists are ragged: every list of a level must have one length ({error})") from None
+    if array.dtype == np.float64 and isinstance(_first(data), int | float) and not isinstance(_first(data), np.generic):
         return array.astype(float32) if dtype is None else array
     if array.size == 0 and array.dtype == np.float64:
         return array.astype(float32)
     if array.dtype.kind in "OUS":
-        raise TypeError(
-            f"cannot make a tensor of {type(_first(data)).__name__} {_first(data)!r}: numbers are needed"
-        )
+        raise TypeError(f"cannot make a tensor of {type(_first(data)).__name__} {_first(data)!r}: numbers are needed")
     return _supported(array, dtype)
 
 
@@ -144,9 +136,7 @@ def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool
     return _new(np.empty(_size(size), _dtype(dtype)), device, requires_grad)
 
 
-def full(
-    size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
+def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """fill_value everywhere, in its dtype as `tensor` finds it unless one is given."""
     value = _array_of(fill_value, dtype)
     if value.ndim:
@@ -161,9 +151,7 @@ def _like(input: Tensor, dtype: Any) -> dict[str, Any]:
     return {"shape": input.shape, "dtype": input.dtype if dtype is None else as_dtype(dtype)}
 
 
-def zeros_like(
-    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
+def zeros_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Zeros of the input's shape and dtype."""
     return _new(np.zeros(**_like(input, dtype)), device, requires_grad)
 
@@ -173,9 +161,7 @@ def ones_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_
     return _new(np.ones(**_like(input, dtype)), device, requires_grad)
 
 
-def empty_like(
-    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
+def empty_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """As `empty`, of the input's shape and dtype."""
     return _new(np.empty(**_like(input, dtype)), device, requires_grad)
 
@@ -187,9 +173,7 @@ def full_like(
     return _new(np.full(fill_value=fill_value, **_like(input, dtype)), device, requires_grad)
 
 
-def eye(
-    n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
+def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """(n, m), or (n, n): ones on the diagonal, zeros elsewhere."""
     rows, columns = _size((n, n if m is None else m))
     return _new(np.eye(rows, columns, dtype=_dtype(dtype)), device, requires_grad)
@@ -333,9 +317,7 @@ def rand_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_
     )
 
 
-def randn_like(
-    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
+def randn_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """As `randn`, of the input's shape and dtype."""
     return randn(
         _like(input, dtype)["shape"],

@@ -29,13 +29,9 @@ def write(x: Any, result: Any) -> Any:
     value = result._array if isinstance(result, Variable) else np.asarray(result)
     target = x._array
     if not np.can_cast(value.dtype, target.dtype, "same_kind"):
-        raise RuntimeError(
-            f"a result of dtype {value.dtype} cannot be written into a tensor of dtype {target.dtype}"
-        )
+        raise RuntimeError(f"a result of dtype {value.dtype} cannot be written into a tensor of dtype {target.dtype}")
     if np.broadcast_shapes(value.shape, target.shape) != target.shape:
-        raise RuntimeError(
-            f"a result of shape {value.shape} cannot be written into a tensor of shape {target.shape}"
-        )
+        raise RuntimeError(f"a result of shape {value.shape} cannot be written into a tensor of shape {target.shape}")
     if mode.grad and isinstance(result, Variable) and (edge_to(x) is not None or edge_to(result) is not None):
         _rescue_saved(result._node, x._version)
         result = result.to(target.dtype).expand(*target.shape)  # type: ignore[attr-defined]
@@ -70,9 +66,7 @@ def assign(x: Any, key: Any, value: Any) -> None:
     part = x if view is None else _slice(x, view)
     check_writable(part)
     array = value._array if isinstance(value, Variable) else np.asarray(value)
-    if not (
-        mode.grad and (edge_to(x) is not None or (isinstance(value, Variable) and edge_to(value) is not None))
-    ):
+    if not (mode.grad and (edge_to(x) is not None or (isinstance(value, Variable) and edge_to(value) is not None))):
         part._array[... if taken is None else taken] = array
         x._version.n += 1
         return
@@ -85,13 +79,9 @@ def check_writable(x: Any) -> None:
     """Raise RuntimeError where an in-place op on x would be wrong."""
     array = x._array
     if array.size > 1 and any(s == 0 and n > 1 for s, n in zip(array.strides, array.shape, strict=True)):
-        raise RuntimeError(
-            "an expanded tensor, whose elements share memory, cannot be changed in place; clone() it"
-        )
+        raise RuntimeError("an expanded tensor, whose elements share memory, cannot be changed in place; clone() it")
     if not array.flags.writeable:
-        raise RuntimeError(
-            f"a read-only array of shape {array.shape} cannot be changed in place; clone() it first"
-        )
+        raise RuntimeError(f"a read-only array of shape {array.shape} cannot be changed in place; clone() it first")
     if not mode.grad:
         return
     if x._requires_grad and x._node is None:
@@ -100,13 +90,9 @@ def check_writable(x: Any) -> None:
     while view is not None:
         base = view.base
         if base._requires_grad and base._node is None:
-            raise RuntimeError(
-                "a view of a leaf that requires grad cannot be changed in place; do it under no_grad()"
-            )
+            raise RuntimeError("a view of a leaf that requires grad cannot be changed in place; do it under no_grad()")
         if view.replay is None:
-            raise RuntimeError(
-                "a view taken under no_grad() cannot be changed in place where gradients are recorded"
-            )
+            raise RuntimeError("a view taken under no_grad() cannot be changed in place where gradients are recorded")
         view = base._view
 
 

@@ -60,9 +60,7 @@ def _edges(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _nested(
-    array: np.ndarray, indent: int, short: bool, shape: tuple[int, ...], fmt: Callable[[Any], str]
-) -> str:
+def _nested(array: np.ndarray, indent: int, short: bool, shape: tuple[int, ...], fmt: Callable[[Any], str]) -> str:
     """The brackets; `shape` is that of the whole tensor, of which a short one shows the edges."""
     if array.ndim == 0:
         return fmt(array.item())
@@ -94,9 +92,7 @@ def _float_format(shown: np.ndarray) -> Callable[[Any], str]:
     """Whole numbers as "2.", others with four digits, very large, small or unlike ones with an exponent."""
     size = np.abs(shown[np.isfinite(shown) & (shown != 0)]).astype(np.float64)
     whole = bool((size == np.floor(size)).all())
-    if size.size and (
-        size.max() / size.min() > 1000 or size.max() > 1e8 or (size.min() < 1e-4 and not whole)
-    ):
+    if size.size and (size.max() / size.min() > 1000 or size.max() > 1e8 or (size.min() < 1e-4 and not whole)):
         return lambda v: f"{v:.{PRECISION}e}"
     if whole:
         return lambda v: f"{v:.0f}." if math.isfinite(v) else str(v)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
 
 from .compile import cache_dir as cache_dir
 from .compile import count_compiles as count_compiles
@@ -20,6 +21,9 @@ from .compile import jit as jit
 
 #: Work (multiply-adds, or elements touched) below which a parallel region (2 us, more on a busy host) does not pay.
 PARALLEL_WORK = 200_000
+
+#: Decorates functions whose ufuncs may meet inf, NaN or 0: the result says so, and no warning, as in PyTorch.
+silent = np.errstate(all="ignore")
 
 _threads = 0  # 0: not chosen yet, all cores that Numba may use
 _region = (

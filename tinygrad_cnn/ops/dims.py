@@ -34,9 +34,7 @@ def dim_of(op: str, dim: Any, ndim: int) -> int:
         raise TypeError(f"{op} expects an int as dim, got {type(dim).__name__} {dim!r}") from None
     n = ndim or 1
     if not -n <= at < n:
-        raise IndexError(
-            f"{op}: dim {at} is out of range for a tensor of {ndim} dimensions; use {-n} to {n - 1}"
-        )
+        raise IndexError(f"{op}: dim {at} is out of range for a tensor of {ndim} dimensions; use {-n} to {n - 1}")
     return at + n if at < 0 else at
 
 
@@ -53,9 +51,7 @@ def dims_of(op: str, dim: Any, ndim: int) -> tuple[int, ...]:
         return tuple(range(ndim))
     axes = tuple(dim_of(op, d, ndim) for d in dim)
     if len(set(axes)) < len(axes):
-        raise RuntimeError(
-            f"{op}: a dimension appears more than once in dim={dim} of a tensor of {ndim} dimensions"
-        )
+        raise RuntimeError(f"{op}: a dimension appears more than once in dim={dim} of a tensor of {ndim} dimensions")
     return axes if ndim else ()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..autograd import Variable
 from ..dtypes import as_dtype, bool_, float32, int64, result_type
-from ..kernels import on
+from ..kernels import on, silent
 from ..op import op
 
 SQRT_HALF = math.sqrt(0.5)
@@ -115,12 +115,14 @@ def _numbers(op: str, a: Any, b: Any) -> tuple[Any, Any]:
 
 
 @op
+@silent
 def floor_divide(input: Any, other: Any) -> Any:
     """The largest integer not above input / other; no gradient. RuntimeError for bools and for an integer by 0."""
     return np.floor_divide(*_divisible("floor_divide", input, other))
 
 
 @op(broadcasts=True)
+@silent
 def remainder(input: Any, other: Any) -> Any:
     """input - floor(input / other) * other: the sign is the divisor's. RuntimeError for bools and for an integer by 0."""
     return np.remainder(*_divisible("remainder", input, other))
@@ -185,6 +187,7 @@ sign.vjps(input=lambda g: where(False, g, 0.0))
 
 
 @op
+@silent
 def cast(input: Any, dtype: Any) -> Any:
     """input in another dtype."""
     return input.astype(as_dtype(dtype), order="K")
@@ -369,6 +372,7 @@ sqrt.vjps(input=lambda g, out: div(g, mul(out, 2.0)))
 
 
 @op
+@silent
 def rsqrt(input: Any) -> Any:
     """1 / sqrt(input)."""
     return on(input).unary(np.reciprocal, np.sqrt(_floating(input)))
@@ -518,6 +522,7 @@ def silu(input: Any) -> Any:
 
 
 @op
+@silent
 def _softplus(input: Any) -> Any:
     return np.logaddexp(input, input.dtype.type(0))
 

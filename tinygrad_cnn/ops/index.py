@@ -65,16 +65,12 @@ def _parse_item(k: Any) -> Any:
     if k is None or isinstance(k, int | slice | EllipsisType):
         return k
     if isinstance(k, str):
-        raise TypeError(
-            f"an index must be an integer, a slice, None, ..., or a tensor of these, not the string {k!r}"
-        )
+        raise TypeError(f"an index must be an integer, a slice, None, ..., or a tensor of these, not the string {k!r}")
     array = k._array if isinstance(k, Variable) else np.asarray(k)
     if array.size == 0 and not isinstance(k, Variable | np.ndarray):
         array = array.astype(int64)  # x[[]]
     if array.dtype.kind not in "ib":
-        raise IndexError(
-            f"an index must be an integer, a slice, None, ..., or int64, int32 or bool, not {array.dtype}"
-        )
+        raise IndexError(f"an index must be an integer, a slice, None, ..., or int64, int32 or bool, not {array.dtype}")
     if array.ndim == 0 and array.dtype != bool_:
         return int(array)
     return array.copy() if isinstance(k, Variable | np.ndarray) else array  # the user may change theirs
@@ -244,9 +240,7 @@ _scatter_add.vjps(
 
 def _check_along(op: str, x: np.ndarray, index: np.ndarray, axis: int) -> None:
     """RuntimeError unless the index has as many dimensions as x and is nowhere longer, but along the axis."""
-    too_long = any(
-        i != axis and n > had for i, (n, had) in enumerate(zip(index.shape, x.shape, strict=False))
-    )
+    too_long = any(i != axis and n > had for i, (n, had) in enumerate(zip(index.shape, x.shape, strict=False)))
     if index.ndim != x.ndim or too_long:
         raise RuntimeError(
             f"{op}: an index of shape {index.shape} does not fit {x.shape}: it needs as many, none "
@@ -284,9 +278,7 @@ def scatter_add(input: Any, dim: int, index: Any, src: Any) -> Any:
         return scatter_add(input.reshape(1), 0, index.reshape(-1), src.reshape(-1)).reshape(())
     _check_along("scatter_add", array, indices, axis)
     if source.ndim != array.ndim or any(n > had for n, had in zip(indices.shape, source.shape, strict=True)):
-        raise RuntimeError(
-            f"scatter_add: an index of shape {indices.shape} needs a larger src than {source.shape}"
-        )
+        raise RuntimeError(f"scatter_add: an index of shape {indices.shape} needs a larger src than {source.shape}")
     _check_range("scatter_add", indices, array.shape[axis], axis)
     return _scatter_add(input, index, src, axis=axis)
 
@@ -298,9 +290,7 @@ def take_along_dim(input: Any, indices: Any, dim: int | None = None) -> Any:
         return gather(input.reshape(-1), 0, indices.reshape(-1))
     axis = dim_of("take_along_dim", dim, array.ndim)
     if array.ndim != index.ndim:
-        raise RuntimeError(
-            f"take_along_dim: an input of shape {array.shape} and indices of shape {index.shape}"
-        )
+        raise RuntimeError(f"take_along_dim: an input of shape {array.shape} and indices of shape {index.shape}")
     try:
         shape = np.broadcast_shapes(*((*s[:axis], 1, *s[axis + 1 :]) for s in (array.shape, index.shape)))
     except ValueError:
@@ -353,9 +343,7 @@ def _check_broadcast(op: str, x: np.ndarray, mask: np.ndarray) -> tuple[int, ...
 
 def masked_select(input: Any, mask: Any) -> Any:
     """A vector of the elements where the bool mask is true; input and mask broadcast against each other."""
-    shape = _check_broadcast(
-        "masked_select", array_of("masked_select", input), _mask_of("masked_select", mask)
-    )
+    shape = _check_broadcast("masked_select", array_of("masked_select", input), _mask_of("masked_select", mask))
     return getitem(input.expand(*shape), mask.expand(*shape))
 
 
@@ -367,9 +355,7 @@ def nonzero(input: Any, as_tuple: bool = False) -> Any:
     found = np.nonzero(array.reshape(1) if not array.ndim else array)
     if as_tuple:
         return tuple(Variable.new(i) for i in found)
-    return Variable.new(
-        np.stack(found[: array.ndim], 1) if array.ndim else np.empty((len(found[0]), 0), int64)
-    )
+    return Variable.new(np.stack(found[: array.ndim], 1) if array.ndim else np.empty((len(found[0]), 0), int64))
 
 
 @op

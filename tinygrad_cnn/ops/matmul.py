@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..autograd import Variable
 from ..kernels import on
 from ..op import op
 from .dims import array_of
@@ -47,27 +48,20 @@ def matmul(input: Any, other: Any) -> Any:
     >>> (tg.ones(5, 2, 3) @ tg.ones(3, 4)).shape
     (5, 2, 4)
     """
+    input, other = (Variable.new(x) if isinstance(x, np.ndarray) else x for x in (input, other))
     a, b = array_of("matmul", input).shape, array_of("matmul", other).shape
     if input._array.dtype != other._array.dtype:
-        raise RuntimeError(
-            f"matmul: dtypes {input._array.dtype} and {other._array.dtype} differ; cast one with .to()"
-        )
+        raise RuntimeError(f"matmul: dtypes {input._array.dtype} and {other._array.dtype} differ; cast one with .to()")
     if not a or not b:
         raise RuntimeError(f"matmul: shapes {a} and {b}: a 0-d tensor has no rows or columns; use *")
     if a[-1] != b[-2 if len(b) > 1 else 0]:
-        raise RuntimeError(
-            f"matmul: {a} @ {b}: the {a[-1]} columns of the first meet {b[-2:][0]} rows of the second"
-        )
+        raise RuntimeError(f"matmul: {a} @ {b}: the {a[-1]} columns of the first meet {b[-2:][0]} rows of the second")
     if len(a) == 1:
         input = _reshape(input, (1, *a))
     if len(b) == 1:
         other = _reshape(other, (*b, 1))
-    if (
-        len(a) > 2 and len(b) <= 2
-    ):  # (..., M, K) -> (...*M, K): one product, and no sum over batches in backward
-        out = _reshape(
-            _matmul(_reshape(input, (math.prod(a[:-1]), a[-1])), other), (*a[:-1], other._array.shape[1])
-        )
+    if len(a) > 2 and len(b) <= 2:  # (..., M, K) -> (...*M, K): one product, and no sum over batches in backward
+        out = _reshape(_matmul(_reshape(input, (math.prod(a[:-1]), a[-1])), other), (*a[:-1], other._array.shape[1]))
     else:
         _check_batches(a, b)
         out = _matmul(input, other)
@@ -109,9 +103,7 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     x, w = array_of("linear", input), array_of("linear", weight)
     b = None if bias is None else array_of("linear", bias)
     if w.ndim != 2 or x.ndim == 0:
-        raise RuntimeError(
-            f"linear expects an input of (..., in) and a weight of (out, in), got {x.shape}, {w.shape}"
-        )
+        raise RuntimeError(f"linear expects an input of (..., in) and a weight of (out, in), got {x.shape}, {w.shape}")
     if x.shape[-1] != w.shape[1]:
         raise RuntimeError(
             f"linear expects {w.shape[1]} features, got {x.shape}: the input has {x.shape[-1]}; "

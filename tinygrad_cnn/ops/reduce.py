@@ -9,7 +9,7 @@ import numpy as np
 
 from ..autograd import Variable
 from ..dtypes import as_dtype, int64, is_float
-from ..kernels import on
+from ..kernels import on, silent
 from ..op import op
 from .dims import array_of, dim_of, dims_of
 from .elementwise import _floating, abs, cast, div, eq, exp, maximum, minimum, mul, ne, pow, sub, where
@@ -106,6 +106,7 @@ def _var_vjp(g: Any, input: Any, axes: tuple[int, ...], correction: float, keepd
 
 
 @op
+@silent
 def _var(input: Any, axes: tuple[int, ...], correction: float, keepdim: bool) -> Any:
     return _var_of(input, axes, correction, keepdim)
 
@@ -114,6 +115,7 @@ _var.vjps(input=lambda g, input, axes, correction, keepdim: _var_vjp(g, input, a
 
 
 @op
+@silent
 def _std(input: Any, axes: tuple[int, ...], correction: float, keepdim: bool) -> Any:
     return np.sqrt(_var_of(input, axes, correction, keepdim))
 
@@ -173,6 +175,7 @@ def std(
 
 
 @op
+@silent
 def _prod(input: Any, axis: int) -> Any:
     return np.multiply.reduce(input, axis, dtype=None if is_float(input.dtype) else int64)
 
@@ -193,9 +196,7 @@ def _others(x: Any, axis: int) -> Any:
     return cat([mul(pairs, b), mul(pairs, a), _part(others, axis, half, half + n % 2)], axis)
 
 
-_prod.vjps(
-    input=lambda g, input, axis: mul(_spread(g, input._array.shape, (axis,), False), _others(input, axis))
-)
+_prod.vjps(input=lambda g, input, axis: mul(_spread(g, input._array.shape, (axis,), False), _others(input, axis)))
 
 
 def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
@@ -235,9 +236,7 @@ def _extreme_index(op: str, pick: Any, input: Any, dim: Any) -> tuple[np.ndarray
 def _extreme(op: str, pick: Any, input: Any, dim: Any, keepdim: bool) -> Any:
     if dim is None:
         if array_of(op, input).size == 0:
-            raise RuntimeError(
-                f"{op}: a tensor of shape {input._array.shape} has no element; give a dim of some size"
-            )
+            raise RuntimeError(f"{op}: a tensor of shape {input._array.shape} has no element; give a dim of some size")
         flat = _reshape(input, (-1,))
         return flat[int(pick(flat._array))].clone()
     index, axis = _extreme_index(op, pick, input, dim)
@@ -337,6 +336,7 @@ def amin(input: Any, dim: Any = (), keepdim: bool = False) -> Any:
 
 
 @op
+@silent
 def _norm2(input: Any, axes: tuple[int, ...], keepdim: bool) -> Any:
     return np.sqrt(on(input).sum(np.square(input), axes, keepdim))
 
@@ -384,6 +384,7 @@ def norm(input: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False) -> 
 
 
 @op
+@silent
 def _logsumexp(input: Any, axes: tuple[int, ...], keepdim: bool) -> Any:
     k = on(input)
     input = _floating(input)
@@ -467,6 +468,7 @@ def _normalised(name: str, op: Any, input: Any, dim: int, dtype: Any) -> Any:
 
 
 @op
+@silent
 def _cumsum(input: Any, axis: int) -> Any:
     return np.cumsum(input, axis, dtype=None if is_float(input.dtype) else int64)
 

@@ -101,9 +101,7 @@ def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     shape = array_of("flatten", input).shape
     start, end = dim_of("flatten", start_dim, len(shape)), dim_of("flatten", end_dim, len(shape))
     if start > end:
-        raise RuntimeError(
-            f"flatten: start_dim {start_dim} lies behind end_dim {end_dim} in a tensor of shape {shape}"
-        )
+        raise RuntimeError(f"flatten: start_dim {start_dim} lies behind end_dim {end_dim} in a tensor of shape {shape}")
     return _reshape(input, (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]))
 
 
@@ -111,9 +109,7 @@ def unflatten(input: Any, dim: int, sizes: Sequence[int]) -> Any:
     """One dimension as several of the given sizes, one of which may be -1."""
     shape = array_of("unflatten", input).shape
     at = dim_of("unflatten", dim, len(shape))
-    return _reshape(
-        input, (*shape[:at], *_complete("unflatten", size_of(sizes), shape[at]), *shape[at + 1 :])
-    )
+    return _reshape(input, (*shape[:at], *_complete("unflatten", size_of(sizes), shape[at]), *shape[at + 1 :]))
 
 
 def squeeze(input: Any, dim: Any = None) -> Any:
@@ -207,9 +203,7 @@ def expand(input: Any, *sizes: Any) -> Any:
         raise RuntimeError(f"expand: a tensor of shape {shape} has more dimensions than {wanted}")
     full = tuple(shape[i - new] if n == -1 and i >= new else n for i, n in enumerate(wanted))
     if any(n < 0 for n in full) or any(had not in (1, n) for had, n in zip(shape, full[new:], strict=True)):
-        raise RuntimeError(
-            f"expand: a tensor of shape {shape} cannot be expanded to {wanted}: only sizes of 1 repeat"
-        )
+        raise RuntimeError(f"expand: a tensor of shape {shape} cannot be expanded to {wanted}: only sizes of 1 repeat")
     return input if full == shape else _expand(input, full)
 
 
@@ -240,9 +234,7 @@ def sum_to_size(input: Any, *size: Any) -> Any:
         return input
     kept = shape[len(shape) - len(wanted) :]
     if len(wanted) > len(shape) or any(n not in (1, had) for had, n in zip(kept, wanted, strict=True)):
-        raise RuntimeError(
-            f"sum_to_size: a tensor of size {wanted} does not expand to the input's shape {shape}"
-        )
+        raise RuntimeError(f"sum_to_size: a tensor of size {wanted} does not expand to the input's shape {shape}")
     return _sum_to(input, wanted)
 
 
@@ -268,9 +260,7 @@ def repeat(input: Any, *sizes: Any) -> Any:
     """
     shape, times = array_of("repeat", input).shape, size_of(sizes)
     if len(times) < len(shape) or any(n < 0 for n in times):
-        raise RuntimeError(
-            f"repeat: {times} must be non-negative numbers, one for each dimension of shape {shape}"
-        )
+        raise RuntimeError(f"repeat: {times} must be non-negative numbers, one for each dimension of shape {shape}")
     return _repeat(input, times=times)
 
 
@@ -394,10 +384,7 @@ def _cat(*tensors: Any, axis: int) -> Any:
 def _cat_parts(g: Any, wanted: Sequence[bool], tensors_shape: Any, axis: int) -> list[Any]:
     ends = np.cumsum([shape[axis] for shape in tensors_shape]).tolist()
     starts = [0, *ends[:-1]]
-    return [
-        _part(g, axis, start, end) if want else None
-        for want, start, end in zip(wanted, starts, ends, strict=True)
-    ]
+    return [_part(g, axis, start, end) if want else None for want, start, end in zip(wanted, starts, ends, strict=True)]
 
 
 _cat.joint_vjp(_cat_parts)

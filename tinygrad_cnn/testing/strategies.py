@@ -90,7 +90,7 @@ def arrays(
         shape = draw(shape)
     unit = 1 << (draw(st.integers(0, bits)) if np.dtype(dtype).kind == "f" else 0)
     steps = _integers(draw, shape, math.ceil(low * unit), math.floor(high * unit), bulk)
-    array = (steps / unit).astype(dtype) if np.dtype(dtype).kind == "f" else steps.astype(dtype)
+    array = np.asarray(steps / unit, dtype) if np.dtype(dtype).kind == "f" else steps.astype(dtype)
     return draw(layouts(array)) if layout == "any" else memory.LAYOUTS[layout](array)
 
 

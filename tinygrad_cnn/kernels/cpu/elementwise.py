@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import launch
+from .. import launch, silent
 from ..compile import jit
 from .memory import CHANNELS_LAST, SMALL, axis_order, empty, flat, nchw
 from .memory import empty_like as empty_like
@@ -25,6 +25,7 @@ _SQRT_HALF = math.sqrt(0.5)
 _ARITHMETIC = {np.add: 0, np.subtract: 1, np.multiply: 2}
 
 
+@silent
 def unary(ufunc: np.ufunc, x: np.ndarray) -> np.ndarray:
     """ufunc(x), in x's order of axes."""
     if x.nbytes < SMALL or x.dtype.kind != "f":
@@ -32,6 +33,7 @@ def unary(ufunc: np.ufunc, x: np.ndarray) -> np.ndarray:
     return ufunc(x, out=empty_like(x, np.bool_ if ufunc in _TO_BOOL else x.dtype))
 
 
+@silent
 def binary(ufunc: np.ufunc, a: Any, b: Any) -> np.ndarray:
     """ufunc(a, b) with NumPy's broadcasting and weak Python scalars, in the order of axes of the larger array."""
     large, small = (b, a) if _nbytes(b) > _nbytes(a) else (a, b)

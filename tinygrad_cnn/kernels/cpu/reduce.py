@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import launch
+from .. import launch, silent
 from ..compile import jit
 from .memory import axis_order, contiguous, empty
 
@@ -102,6 +102,7 @@ def sum_to(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return sum(x, axes).reshape(shape)
 
 
+@silent
 def _scaled_sum(
     x: np.ndarray, axes: tuple[int, ...] | None, keepdims: bool, divisor: int | None
 ) -> np.ndarray:

@@ -1,0 +1,386 @@
+"""Elementwise ops: values, gradients, promotion of dtypes, and what happens at kinks, ties, NaN and bad input."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinygrad_cnn as tg
+from tests.ops.agree import agree
+from tinygrad_cnn import ops
+from tinygrad_cnn.testing import gradcheck, gradgradcheck
+from tinygrad_cnn.testing import strategies as draw
+
+erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+class Unary(NamedTuple):
+    fn: Callable[[Any], Any]
+    reference: Callable[[np.ndarray], Any]
+    domain: Callable[[np.ndarray], Any] = lambda x: x
+    degree: int | None = None
+
+
+def positive(x: np.ndarray) -> np.ndarray:
+    """Values far from 0, where logarithms and roots have gradients that a difference can follow."""
+    return np.asarray(np.abs(x) + 0.5)
+
+
+UNARY = {
+    "neg": Unary(lambda x: -x, np.negative, degree=1),
+    "abs": Unary(tg.abs, np.abs),
+    "sign": Unary(tg.sign, np.sign),
+    "square": Unary(tg.square, np.square, degree=2),
+    "exp": Unary(tg.exp, np.exp),
+    "expm1": Unary(tg.expm1, np.expm1),
+    "log": Unary(tg.log, np.log, positive),
+    "log1p": Unary(tg.log1p, np.log1p, positive),
+    "sqrt": Unary(tg.sqrt, np.sqrt, positive),
+    "rsqrt": Unary(tg.rsqrt, lambda x: 1 / np.sqrt(x), positive),
+    "reciprocal": Unary(tg.reciprocal, lambda x: 1 / x, positive),
+    "sin": Unary(tg.sin, np.sin),
+    "cos": Unary(tg.cos, np.cos),
+    "tanh": Unary(tg.tanh, np.tanh),
+    "sigmoid": Unary(tg.sigmoid, sigmoid),
+    "erf": Unary(tg.erf, erf),
+    "relu": Unary(tg.relu, lambda x: np.maximum(x, 0)),
+    "leaky_relu": Unary(lambda x: ops.leaky_relu(x, 0.1), lambda x: np.where(x > 0, x, 0.1 * x)),
+    "elu": Unary(lambda x: ops.elu(x, 0.7), lambda x: np.where(x > 0, x, 0.7 * np.expm1(x))),
+    "gelu": Unary(ops.gelu, lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2)))),
+    "gelu tanh": Unary(
+        lambda x: ops.gelu(x, approximate="tanh"),
+        lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    ),
+    "silu": Unary(ops.silu, lambda x: x * sigmoid(x)),
+    "softplus": Unary(ops.softplus, lambda x: np.log1p(np.exp(x))),
+    "softplus beta": Unary(lambda x: ops.softplus(x, 2.0), lambda x: np.log1p(np.exp(2 * x)) / 2),
+    "hardtanh": Unary(ops.hardtanh, lambda x: np.clip(x, -1, 1)),
+    "clamp": Unary(lambda x: x.clamp(-0.5, 1), lambda x: np.clip(x, -0.5, 1)),
+    "clamp min": Unary(lambda x: x.clamp(0.25), lambda x: np.maximum(x, 0.25)),
+    "x + 3": Unary(lambda x: x + 3, lambda x: x + 3, degree=1),
+    "3 - x": Unary(lambda x: 3 - x, lambda x: 3 - x, degree=1),
+    "x * 3": Unary(lambda x: x * 3, lambda x: x * 3, degree=1),
+    "x / 3": Unary(lambda x: x / 3, lambda x: x / 3, degree=1),
+    "2 / x": Unary(lambda x: 2 / x, lambda x: 2 / x, positive),
+    "x % 1.5": Unary(lambda x: x % 1.5, lambda x: x % 1.5, lambda x: np.asarray(x * 0.99 + 0.011)),
+    "x ** 3": Unary(lambda x: x**3, lambda x: x**3),
+    "x ** 0": Unary(lambda x: x**0, lambda x: x**0, degree=1),
+    "x ** -1.5": Unary(lambda x: x**-1.5, lambda x: x**-1.5, positive),
+    "2 ** x": Unary(lambda x: 2**x, lambda x: 2**x),
+}
+
+
+@pytest.mark.parametrize("name", UNARY)
+@given(data=st.data())
+def test_unary(name: str, data: st.DataObject) -> None:
+    """Value, gradient and second gradient in every shape and layout, away from kinks."""
+    case = UNARY[name]
+    x = data.draw(draw.distinct(data.draw(draw.shapes(0, 3, 0, 3))), "x")
+    agree(case.fn, case.reference, case.domain(x), degree=case.degree, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_unary_in_float32(name: str) -> None:
+    """float32 stays float32 and is as exact as it can be, on arrays large enough for the kernels."""
+    case = UNARY[name]
+    x = case.domain(np.random.default_rng(0).normal(0, 2, (4, 5, 16, 16)).astype(np.float32))
+    for layout in (x, x.transpose(0, 2, 3, 1), x[:, ::-1], x[:, :, ::2]):
+        value = case.fn(tg.from_numpy(layout))
+        assert value.dtype == tg.float32
+        expected = case.reference(layout.astype(np.float64))
+        np.testing.assert_allclose(value.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+BINARY: dict[str, tuple[Callable[..., Any], Callable[..., Any], int | None]] = {
+    "add": (operator.add, np.add, 1),
+    "sub": (operator.sub, np.subtract, 1),
+    "mul": (operator.mul, np.multiply, 2),
+    "add alpha": (lambda a, b: tg.add(a, b, alpha=2), lambda a, b: a + 2 * b, 1),
+    "sub alpha": (lambda a, b: tg.sub(a, b, alpha=-3), lambda a, b: a + 3 * b, 1),
+    "div": (lambda a, b: a / (b * b + 0.5), lambda a, b: a / (b * b + 0.5), None),
+    "remainder": (lambda a, b: a % (b * b + 20), lambda a, b: a % (b * b + 20), None),
+    "pow": (lambda a, b: (a * a + 0.5) ** b, lambda a, b: (a * a + 0.5) ** b, None),
+    "maximum": (tg.maximum, np.maximum, None),
+    "minimum": (tg.minimum, np.minimum, None),
+    "clamp min": (lambda a, b: a.clamp(min=b), np.maximum, None),
+    "clamp max": (lambda a, b: a.clamp(max=b), np.minimum, None),
+}
+
+
+@pytest.mark.parametrize("name", BINARY)
+@given(data=st.data())
+def test_binary(name: str, data: st.DataObject) -> None:
+    """Value, gradient and second gradient of both operands, broadcast in every way."""
+    fn, reference, degree = BINARY[name]
+    shapes = data.draw(draw.broadcastable(2, max_dims=3, max_side=3), "shapes")
+    # values of b lie halfway between those of a, so that no step crosses a = b
+    a, b = (data.draw(draw.distinct(shape)) for shape in shapes)
+    agree(fn, reference, a, np.asarray(b + 2.0**-6), degree=degree, rtol=1e-12)
+
+
+@given(data=st.data())
+def test_clamp_between_tensors(data: st.DataObject) -> None:
+    """Each of the three operands gets the gradient where it is the result; max wins over min."""
+    shapes = data.draw(draw.broadcastable(3, max_dims=3, max_side=3), "shapes")
+    x, lo, hi = (np.asarray(data.draw(draw.distinct(shape)) + i * 2.0**-6) for i, shape in enumerate(shapes))
+    agree(lambda x, lo, hi: x.clamp(lo, hi), lambda x, lo, hi: np.minimum(np.maximum(x, lo), hi), x, lo, hi)
+
+
+@given(data=st.data())
+def test_where_broadcasts_all_three(data: st.DataObject) -> None:
+    """The condition broadcasts too, and has no gradient."""
+    shapes = data.draw(draw.broadcastable(3, max_dims=3, max_side=3), "shapes")
+    condition = np.asarray(data.draw(draw.tied(shapes[0])) > 0)
+    a, b = (data.draw(draw.arrays(shape)) for shape in shapes[1:])
+    mask = tg.from_numpy(condition)
+    agree(lambda a, b: tg.where(mask, a, b), lambda a, b: np.where(condition, a, b), a, b, degree=1)
+
+
+# ------------------------------------------------------------------------------------- kinks, ties, NaN, limits
+
+
+def grads(fn: Callable[..., Any], *values: Any) -> list[Any]:
+    xs = [tg.tensor(v, dtype=tg.float64, requires_grad=True) for v in values]
+    return [g.tolist() for g in tg.autograd.grad(fn(*xs).sum(), xs)]
+
+
+@pytest.mark.parametrize(
+    ("fn", "at", "gradient"),
+    [
+        (tg.relu, 0.0, 0.0),
+        (tg.abs, 0.0, 0.0),
+        (tg.sign, 0.0, 0.0),
+        (ops.leaky_relu, 0.0, 0.01),
+        (lambda x: ops.elu(x, 0.7), 0.0, 0.7),
+        (lambda x: x.clamp(0, 1), 0.0, 1.0),
+        (lambda x: x.clamp(0, 1), 1.0, 1.0),
+        (ops.hardtanh, 1.0, 0.0),
+        (lambda x: x**0, 0.0, 0.0),
+        (lambda x: x**1, 0.0, 1.0),
+        (lambda x: x**2, 0.0, 0.0),
+    ],
+)
+def test_the_gradient_at_a_kink_is_pytorchs(fn: Any, at: float, gradient: float) -> None:
+    """Where several gradients would do, the choice is fixed."""
+    assert grads(fn, [at]) == [[gradient]]
+
+
+def test_ties_share_the_gradient() -> None:
+    """maximum and minimum of equal numbers give each half."""
+    for fn in (tg.maximum, tg.minimum):
+        assert grads(fn, [1.0, 2.0], [1.0, 2.0]) == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_zero_to_the_zero() -> None:
+    """0 ** 0 is 1, and flat in both directions."""
+    assert grads(lambda a, b: a**b, [0.0, 0.0, 2.0], [0.0, 2.0, 0.0]) == [[0.0, 0.0, 0.0], [0.0, 0.0, math.log(2)]]
+
+
+def test_nan_survives() -> None:
+    """NaN wins in maximum, minimum, clamp and relu, and passes its gradient through relu, as in PyTorch."""
+    nan = tg.tensor([math.nan, 1.0])
+    for fn in (tg.relu, lambda x: x.clamp(0, 1), lambda x: tg.maximum(x, tg.zeros(2)), tg.sign, ops.elu):
+        assert math.isnan(fn(nan)[0].item())
+    assert math.isnan(tg.minimum(tg.zeros(2), nan)[0].item())
+    assert tg.isnan(nan).tolist() == [True, False]
+    assert grads(tg.relu, [math.nan]) == [[1.0]]
+
+
+def test_infinite_gradients_do_not_leak_through_a_zero() -> None:
+    """The gradient of sign, and that of what was overwritten, is 0 and not inf * 0."""
+    x = tg.tensor([1.0], requires_grad=True)
+    x.sign().backward(tg.tensor([math.inf]))
+    assert x.grad is not None
+    assert x.grad.tolist() == [0.0]
+    x.grad = None
+    (x * 1).copy_(tg.tensor([2.0])).backward(tg.tensor([math.inf]))
+    assert x.grad is None or x.grad.tolist() == [0.0]
+
+
+def test_out_of_the_domain_is_inf_or_nan_without_a_warning() -> None:
+    """As in PyTorch: no exception and no warning, forward and backward."""
+    x = tg.tensor([0.0, -1.0, 4.0], requires_grad=True)
+    assert x.log().tolist()[0] == -math.inf
+    assert math.isnan(x.sqrt()[1].item())
+    assert (1 / x)[0].item() == math.inf
+    assert (x * 1e38 * 1e38).tolist()[1:] == [-math.inf, math.inf]
+    for y in (x.log(), x.sqrt(), 1 / x, x**-1, x.exp() / x, x.rsqrt(), x % 0.0, x // 0.0):
+        if y.requires_grad:
+            y.sum().backward()
+
+
+def test_extreme_arguments_of_the_activations() -> None:
+    """No overflow in the tails."""
+    x = tg.tensor([-1e4, -100.0, 100.0, 1e4])
+    assert tg.sigmoid(x).tolist() == pytest.approx([0, 3.8e-44, 1, 1], abs=1e-44)
+    assert ops.softplus(x).tolist() == pytest.approx([0, 3.8e-44, 100, 1e4], abs=1e-44)
+    assert ops.silu(x).tolist() == pytest.approx([0, -3.8e-42, 100, 1e4], abs=1e-42)
+    assert ops.elu(x).tolist() == [-1, -1, 100, 1e4]
+
+
+# ------------------------------------------------------------------------------------------------------- dtypes
+
+DTYPES = {
+    "b": tg.bool,
+    "u": tg.uint8,
+    "i": tg.int32,
+    "l": tg.int64,
+    "f": tg.float32,
+    "d": tg.float64,
+}
+
+# result[row][column], as torch.result_type says it; rows and columns in the order b u i l f d
+TENSORS = ["builfd", "uuilfd", "iiilfd", "llllfd", "fffffd", "dddddd"]
+TENSOR_AND_0D = ["builfd", "uuuufd", "iiiifd", "llllfd", "ffffff", "dddddd"]
+TENSOR_AND_PYTHON = {True: "builfd", 2: "luilfd", 2.5: "fffffd"}
+
+
+@pytest.mark.parametrize("a", DTYPES)
+@pytest.mark.parametrize("b", DTYPES)
+def test_promotion(a: str, b: str) -> None:
+    """Two tensors promote as PyTorch's do; a 0-d tensor only lifts the kind."""
+    row, column = "builfd".index(a), "builfd".index(b)
+    x, y, scalar = tg.ones(2, dtype=DTYPES[a]), tg.ones(2, dtype=DTYPES[b]), tg.ones((), dtype=DTYPES[b])
+    assert (x * y).dtype == DTYPES[TENSORS[row][column]]
+    assert (x * scalar).dtype == (scalar * x).dtype == DTYPES[TENSOR_AND_0D[row][column]]
+    assert tg.where(tg.tensor([True, False]), x, y).dtype == (x * y).dtype
+    assert tg.cat([x, y]).dtype == (x * y).dtype
+    quotient = (x / y).dtype
+    assert quotient == ((x * y).dtype if "f" in (a, b) or "d" in (a, b) else tg.float32)
+    for compare in (operator.eq, operator.lt, operator.ge):
+        assert compare(x, y).dtype == tg.bool
+
+
+@pytest.mark.parametrize("number", TENSOR_AND_PYTHON)
+@pytest.mark.parametrize("a", DTYPES)
+def test_python_numbers_are_weak(number: Any, a: str) -> None:
+    """They lift the kind of a tensor (bool < integer < float) but never widen it."""
+    x = tg.ones(2, dtype=DTYPES[a])
+    expected = DTYPES[TENSOR_AND_PYTHON[number]["builfd".index(a)]]
+    assert (x * number).dtype == (number * x).dtype == (x + number).dtype == expected
+    assert tg.maximum(x, tg.tensor(number)).dtype == expected
+
+
+def test_numpy_numbers_are_weak_too() -> None:
+    """A stray np.float64 does not make a float32 tensor double."""
+    assert (tg.ones(2) * np.float64(2)).dtype == tg.float32
+    assert (np.float64(2) * tg.ones(2)).dtype == tg.float32
+
+
+@pytest.mark.parametrize("fn", [tg.exp, tg.log, tg.sqrt, tg.tanh, tg.sigmoid, tg.erf, tg.reciprocal, tg.sin])
+def test_functions_of_integers_are_float32(fn: Any) -> None:
+    """Integers and bools have no other answer."""
+    for dtype in (tg.bool, tg.uint8, tg.int32, tg.int64):
+        assert fn(tg.ones(2, dtype=dtype)).dtype == tg.float32
+
+
+def test_integers_stay_integers_where_they_can() -> None:
+    """abs, neg, relu, clamp, sign, square and integer powers keep the dtype; a float limit lifts it."""
+    x = tg.tensor([-2, 3], dtype=tg.int32)
+    for fn in (abs, operator.neg, tg.relu, tg.sign, tg.square, lambda x: x.clamp(0, 2), lambda x: x**2):
+        assert fn(x).dtype == tg.int32
+    assert x.clamp(0.5).dtype == tg.float32
+    assert (x // 2).tolist() == [-1, 1]
+    assert (x % 2).tolist() == [0, 1]
+
+
+def test_bits() -> None:
+    """& | ^ ~ work on the bits of integers, and as logic on bools."""
+    a, b = tg.tensor([6, 1]), tg.tensor([3, 1])
+    assert [(a & b).tolist(), (a | b).tolist(), (a ^ b).tolist(), (~a).tolist()] == [
+        [2, 1],
+        [7, 1],
+        [5, 0],
+        [-7, -2],
+    ]
+    yes = tg.tensor([True, False])
+    assert (~yes).tolist() == [False, True]
+    assert (yes & True).dtype == tg.bool
+    assert (True & yes).tolist() == [True, False]
+    assert tg.logical_and(a, b).dtype == tg.bool
+    assert tg.logical_not(a).tolist() == [False, False]
+    assert tg.logical_xor(a, tg.tensor([0, 1])).tolist() == [True, False]
+
+
+def test_casts_have_gradients() -> None:
+    """The gradient comes back in the dtype of the tensor."""
+    x = tg.ones(2, requires_grad=True)
+    (x.double() * 3).sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == tg.float32
+    assert x.grad.tolist() == [3, 3]
+    assert tg.tensor([1.7, -1.7]).long().tolist() == [1, -1]
+    assert tg.tensor([0.0, 2.0]).bool().tolist() == [False, True]
+
+
+# ----------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("fn", [operator.add, operator.mul, operator.truediv, tg.maximum, operator.pow])
+def test_shapes_that_do_not_broadcast(fn: Any) -> None:
+    """The error names both shapes."""
+    with pytest.raises((RuntimeError, ValueError), match=r"\(2,\).*\(3,\)"):
+        fn(tg.ones(2), tg.ones(3))
+
+
+@pytest.mark.parametrize("other", ["a", None, [1.0], object()])
+def test_what_is_no_number_is_refused(other: Any) -> None:
+    """A TypeError, from either side."""
+    with pytest.raises(TypeError):
+        tg.ones(1) + other
+    with pytest.raises(TypeError):
+        other * tg.ones(1)
+
+
+def test_integer_division_by_zero() -> None:
+    """Floats give inf or NaN; integers have neither and raise."""
+    for fn in (operator.floordiv, operator.mod):
+        with pytest.raises(RuntimeError, match="divided by 0"):
+            fn(tg.tensor([1, 2]), tg.tensor([1, 0]))
+        with pytest.raises(RuntimeError, match="divided by 0"):
+            fn(tg.tensor([1, 2]), 0)
+        with pytest.raises(RuntimeError, match="bool"):
+            fn(tg.tensor([True]), tg.tensor([True]))
+    with pytest.raises(RuntimeError, match="bool"):
+        tg.tensor([True]) ** tg.tensor([True])
+
+
+def test_arguments_that_mean_nothing() -> None:
+    """clamp without a limit, gelu with an unknown formula."""
+    with pytest.raises(ValueError, match="min, max or both"):
+        tg.ones(1).clamp()
+    with pytest.raises(ValueError, match="'exact'"):
+        ops.gelu(tg.ones(1), approximate="exact")
+
+
+def test_arrays_on_the_left_become_tensors() -> None:
+    """ndarray * tensor is a tensor with a history, not an array of objects."""
+    x = tg.ones(2, requires_grad=True)
+    for y in (np.full(2, 3, np.float32) * x, np.full(2, 3, np.float32) @ x, np.float32(3) - x):
+        assert isinstance(y, tg.Tensor)
+        assert y.requires_grad
+
+
+def test_a_chain_of_everything_twice_differentiable() -> None:
+    """Formulas compose: a function through most ops passes both checks."""
+
+    def fn(x: Any, y: Any) -> Any:
+        z = tg.tanh(x * y) + tg.exp(-x.square()) / (1 + y.abs())
+        return tg.where(z.detach() > 0.5, (1 + z * z).sqrt(), z**3) * tg.sigmoid(tg.maximum(x, y)) - tg.log1p(
+            y.square()
+        )
+
+    x, y = (tg.from_numpy(np.random.default_rng(i).normal(size=(3, 4))) for i in range(2))
+    gradcheck(fn, [x, y])
+    gradgradcheck(fn, [x, y])
