@@ -52,7 +52,7 @@ def jit(
     kernel = numba.njit(parallel=parallel, **options)(_all_parts(fn, options) if parts else fn)
     if not numba.config.DISABLE_JIT:
         kernel._cache = KernelCache(fn)
-        _ours[fn.__qualname__] = fn
+        _ours[fn.__module__, fn.__qualname__] = fn
     return kernel
 
 
@@ -243,12 +243,12 @@ class KernelCache(caching._Cache):
 
 
 def _file_hash(fn: Callable[..., Any]) -> str:
-    """A hash over the file of a kernel that lies outside of this package's kernels, or over its code where it has none."""
+    """A hash over the kernel's file, which may lie outside of this package, or over its code where it has none."""
     path = Path(fn.__code__.co_filename)
     return hashlib.sha256(path.read_bytes() if path.is_file() else fn.__code__.co_code).hexdigest()
 
 
-_ours: dict[str, Callable[..., Any]] = {}
+_ours: dict[tuple[str, str], Callable[..., Any]] = {}
 
 
 class _Notice(event.Listener):
@@ -258,7 +258,8 @@ class _Notice(event.Listener):
         self._timers: list[threading.Timer | None] = []  # one for each compilation under way, the outermost first
 
     def on_start(self, event: Any) -> None:
-        kernel = _ours.get(event.data["dispatcher"].py_func.__qualname__)
+        fn = event.data["dispatcher"].py_func
+        kernel = _ours.get((fn.__module__, fn.__qualname__))
         timer = None
         if kernel is not None and not any(self._timers):  # the helpers that a kernel calls are compiled inside it
             name = f"{kernel.__module__.rpartition('.')[2]}.{kernel.__name__.strip('_')}"
@@ -293,8 +294,10 @@ class _Counter(event.Listener):
         self._starts.append(time.perf_counter())
 
     def on_end(self, event: Any) -> None:
-        self._total.count += 1
-        self._total.seconds += time.perf_counter() - self._starts.pop()
+        start = self._starts.pop()
+        if not self._starts:  # the helpers that a kernel calls are compiled inside it
+            self._total.count += 1
+            self._total.seconds += time.perf_counter() - start
 
 
 @contextlib.contextmanager
