@@ -228,9 +228,8 @@ def adaptive_avg_pool2d(input: Any, output_size: Any) -> Any:
     if 0 in shape[-2:]:
         raise ValueError(f"{name} expects an image of at least 1 x 1, got {shape}")
     sizes = hashable(output_size)
-    if not isinstance(sizes, tuple):
-        sizes = sizes, sizes
-    sizes = tuple(size if given is None else given for given, size in zip(sizes, shape[-2:], strict=False))
+    sizes = sizes if isinstance(sizes, tuple) else (sizes, sizes)
+    sizes = tuple(shape[i - 2] if size is None else size for i, size in enumerate(sizes))
     out_hw = pair(name, "output_size", sizes, 1)
     if len(shape) == 3:
         return _adaptive_avg_pool2d(input.unsqueeze(0), out_hw=out_hw).squeeze(0)

@@ -1,0 +1,296 @@
+"""Convolution and its transpose: values, gradients of both orders, laws, and what they refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, note
+from hypothesis import strategies as st
+
+import tinygrad_cnn as tg
+from tests import naive
+from tests.kernels import naive as kernels_naive
+from tinygrad_cnn.kernels.spec import Conv2dSpec
+from tinygrad_cnn.nn import functional as F
+from tinygrad_cnn.testing import adjoint_check, gradcheck, gradgradcheck
+from tinygrad_cnn.testing.strategies import ConvConfig, arrays, conv_configs, integers32, tensors
+
+
+def conv2d(cfg: ConvConfig) -> Any:
+    """The convolution of a configuration, as a function of its tensors."""
+    return lambda x, w, b=None: F.conv2d(
+        x, w, b, cfg.stride, cfg.flat_padding, cfg.dilation, cfg.groups
+    )
+
+
+def conv_transpose2d(cfg: ConvConfig) -> Any:
+    padding = tuple(before for before, _ in cfg.padding)
+    return lambda x, w, b=None: F.conv_transpose2d(
+        x, w, b, cfg.stride, padding, cfg.output_padding, cfg.groups, cfg.dilation
+    )
+
+
+@st.composite
+def problems(
+    draw: st.DrawFn, transposed: bool = False, dtype: Any = np.float64, **options: Any
+) -> tuple[ConvConfig, Any, Any, Any]:
+    """A configuration with input, weight and, half of the time, a bias, in any layout."""
+    cfg = draw(conv_configs(ndim=2, transposed=transposed, **options))
+    note(cfg)
+    shapes = cfg.input_shape, cfg.weight_shape, (cfg.out_channels,)
+    if dtype == np.float32:
+        terms = cfg.channels * cfg.kernel[0] * cfg.kernel[1] * 8  # with room for a second operand and a bias
+        x, w, b = (draw(tensors(integers32(shape, terms))) for shape in shapes)
+    else:
+        x, w, b = (draw(tensors(arrays(shape, dtype))) for shape in shapes)
+    return cfg, x, w, b if draw(st.booleans()) else None
+
+
+# ------------------------------------------------------------------------------------------------- values
+
+
+@given(problems())
+def test_conv2d_is_the_sum_of_its_terms(problem: Any) -> None:
+    """Values and shape equal the plain loops over every product, windows that do not tile included."""
+    cfg, x, w, b = problem
+    y = conv2d(cfg)(x, w, b)
+    spec = Conv2dSpec(cfg.stride, cfg.flat_padding, cfg.dilation, cfg.groups)
+    expected = kernels_naive.conv2d(x.numpy(), w.numpy(), None if b is None else b.numpy(), spec)
+    assert y.shape == cfg.output_shape
+    np.testing.assert_allclose(y.numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+@given(problems(transposed=True))
+def test_conv_transpose2d_adds_scaled_kernels(problem: Any) -> None:
+    """Values and shape equal the loops in which each input pixel stamps its kernel."""
+    cfg, x, w, b = problem
+    y = conv_transpose2d(cfg)(x, w, b)
+    padding = tuple(before for before, _ in cfg.padding)
+    expected = naive.conv_transpose2d(
+        x.numpy(), w.numpy(), cfg.stride, padding, cfg.output_padding, cfg.groups, cfg.dilation
+    )
+    assert y.shape == cfg.output_shape
+    if b is not None:
+        expected = expected + b.numpy()[:, None, None]
+    np.testing.assert_allclose(y.numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+# ---------------------------------------------------------------------------------------------- gradients
+
+
+@given(problems())
+def test_conv2d_gradients(problem: Any) -> None:
+    """First and second gradients of input, weight and bias; degree 2, so that any relative error of 1e-9 shows."""
+    cfg, x, w, b = problem
+    given_ = (x, w) if b is None else (x, w, b)
+    gradcheck(conv2d(cfg), given_, degree=2)
+    gradgradcheck(conv2d(cfg), given_)
+
+
+@given(problems(transposed=True))
+def test_conv_transpose2d_gradients(problem: Any) -> None:
+    """As for conv2d, with output padding on either side of the padding."""
+    cfg, x, w, b = problem
+    given_ = (x, w) if b is None else (x, w, b)
+    gradcheck(conv_transpose2d(cfg), given_, degree=2)
+    gradgradcheck(conv_transpose2d(cfg), given_)
+
+
+@given(problems())
+def test_conv2d_backward_is_its_adjoint(problem: Any) -> None:
+    """<conv(x), y> = <x, conv'(y)> in x and in w, without differences."""
+    cfg, x, w, _ = problem
+    adjoint_check(lambda x: conv2d(cfg)(x, w), x)
+    adjoint_check(lambda w: conv2d(cfg)(x, w), w)
+
+
+def test_third_derivative() -> None:
+    """A cubic in which convolution meets itself: x * conv(x, w) * conv(x, w) differentiates as often as you like."""
+    rng = np.random.default_rng(0)
+    x, w, v = (tg.from_numpy(rng.normal(size=s)) for s in ((1, 2, 5, 5), (2, 2, 3, 3), (1, 2, 5, 5)))
+    along = tg.zeros((), dtype=tg.float64, requires_grad=True)
+
+    def f(t: Any) -> Any:
+        z = x + t * v
+        y = F.conv2d(z, w, padding=1)
+        return (z * y * y).sum()
+
+    value = f(along)
+    for _ in range(3):
+        (value,) = tg.autograd.grad(value, along, create_graph=True)
+    expected = 6 * (v * F.conv2d(v, w, padding=1) ** 2).sum()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+# --------------------------------------------------------------------------------------------------- laws
+
+
+def equal(a: Any, b: Any) -> None:
+    np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
+
+
+@given(problems(dtype=np.float32))
+def test_groups_are_a_block_diagonal_dense_convolution(problem: Any) -> None:
+    """On whole numbers, bit for bit."""
+    cfg, x, w, b = problem
+    dense = np.zeros((cfg.out_channels, cfg.channels, *cfg.kernel), np.float32)
+    o, c = cfg.out_channels // cfg.groups, cfg.channels // cfg.groups
+    for g in range(cfg.groups):
+        dense[g * o : (g + 1) * o, g * c : (g + 1) * c] = w.numpy()[g * o : (g + 1) * o]
+    expected = F.conv2d(x, tg.from_numpy(dense), b, cfg.stride, cfg.flat_padding, cfg.dilation)
+    equal(conv2d(cfg)(x, w, b), expected)
+
+
+@given(problems(dtype=np.float32))
+def test_stride_is_a_slice_and_dilation_a_stuffed_kernel(problem: Any) -> None:
+    """conv(stride, dilation) = conv(1, kernel with zeros between its taps)[::stride], bit for bit."""
+    cfg, x, w, b = problem
+    span = tuple(d * (k - 1) + 1 for d, k in zip(cfg.dilation, cfg.kernel, strict=True))
+    stuffed = np.zeros((*w.shape[:2], *span), np.float32)
+    stuffed[:, :, :: cfg.dilation[0], :: cfg.dilation[1]] = w.numpy()
+    every = F.conv2d(x, tg.from_numpy(stuffed), b, 1, cfg.flat_padding, 1, cfg.groups)
+    equal(conv2d(cfg)(x, w, b), every[:, :, :: cfg.stride[0], :: cfg.stride[1]])
+
+
+@given(problems(dtype=np.float32))
+def test_padding_is_pad_then_valid(problem: Any) -> None:
+    """Values and input gradient equal those of an explicit pad, also where it is wider than the image."""
+    cfg, x, w, b = problem
+    top, bottom, left, right = cfg.flat_padding
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    y = conv2d(cfg)(ours, w, b)
+    padded = F.pad(theirs, (left, right, top, bottom))
+    expected = F.conv2d(padded, w, b, cfg.stride, "valid", cfg.dilation, cfg.groups)
+    equal(y, expected)
+    g = tg.from_numpy(np.random.default_rng(0).integers(-2, 3, y.shape).astype(np.float32))
+    y.backward(g)
+    expected.backward(g)
+    equal(ours.grad, theirs.grad)
+
+
+@given(problems(dtype=np.float32))
+def test_transposed_convolution_is_the_gradient_of_convolution(problem: Any) -> None:
+    """conv_transpose2d(g, w) is what conv2d's backward gives for g, where the output padding fits."""
+    cfg, x, w, _ = problem
+    pads = cfg.padding
+    padding = tuple(min(pair) for pair in pads)
+    x = F.pad(x, (pads[1][0] - padding[1], pads[1][1] - padding[1], pads[0][0] - padding[0], pads[0][1] - padding[0]))
+    x = x.detach().requires_grad_()
+    y = F.conv2d(x, w, None, cfg.stride, padding, cfg.dilation, cfg.groups)
+    (dx,) = tg.autograd.grad(y, x, y.detach())
+    sizes = zip(x.shape[2:], y.shape[2:], cfg.stride, padding, cfg.dilation, cfg.kernel, strict=True)
+    extra = tuple(n - ((m - 1) * s - 2 * p + d * (k - 1) + 1) for n, m, s, p, d, k in sizes)
+    up = F.conv_transpose2d(y.detach(), w, None, cfg.stride, padding, extra, cfg.groups, cfg.dilation)
+    equal(up, dx)
+
+
+@given(problems(dtype=np.float32))
+def test_a_1x1_convolution_is_a_matrix_product(problem: Any) -> None:
+    """Pixel by pixel, the weight applied to the channels."""
+    cfg, x, w, _ = problem
+    first = w[:, :, :1, :1]
+    if cfg.groups > 1:
+        x = x[:, : first.shape[1]]
+    y = F.conv2d(x, first)
+    equal(y, (x.permute(0, 2, 3, 1) @ first[:, :, 0, 0].T).permute(0, 3, 1, 2))
+
+
+@given(problems())
+def test_one_image_needs_no_batch(problem: Any) -> None:
+    """(C, H, W) gives what the batch gives for its image."""
+    cfg, x, w, b = problem
+    equal(conv2d(cfg)(x[0], w, b), conv2d(cfg)(x, w, b)[0])
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, (2, 5)])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_same_padding_keeps_the_size(kernel: Any, dilation: int) -> None:
+    """An even kernel's odd row and column of padding go to the bottom and the right, as in PyTorch."""
+    rows, columns = (kernel, kernel) if isinstance(kernel, int) else kernel
+    x = tg.arange(2.0 * 6 * 7).reshape(1, 2, 6, 7)
+    w = tg.ones(1, 2, rows, columns)
+    y = F.conv2d(x, w, padding="same", dilation=dilation)
+    assert y.shape == (1, 1, 6, 7)
+    up, across = dilation * (rows - 1), dilation * (columns - 1)
+    padded = F.pad(x, (across // 2, across - across // 2, up // 2, up - up // 2))
+    equal(y, F.conv2d(padded, w, dilation=dilation))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 5, 5), (2, 3, 5, 5)])
+def test_an_empty_batch_has_gradients(shape: tuple[int, ...]) -> None:
+    """No images give no outputs, and zero gradients for the weights."""
+    x, w = tg.ones(*shape, requires_grad=True), tg.ones(4, 3, 2, 2, requires_grad=True)
+    y = F.conv2d(x, w)
+    assert y.shape == (shape[0], 4, 4, 4)
+    y.sum().backward()
+    assert x.grad is not None and x.grad.shape == shape
+    assert w.grad is not None and (w.grad == 16.0 * shape[0]).all()
+
+
+def test_only_what_is_asked_for_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first layer of a network never computes the gradient of its images."""
+    from tinygrad_cnn.kernels import cpu
+
+    monkeypatch.delattr(cpu, "conv2d_input_grad")
+    w = tg.ones(1, 1, 2, 2, requires_grad=True)
+    F.conv2d(tg.ones(1, 1, 3, 3), w).sum().backward()
+    assert w.grad is not None and (w.grad == 4.0).all()
+
+
+def test_nan_stays_where_a_window_saw_it() -> None:
+    """One NaN in the image reaches the windows over it, and no others."""
+    x = tg.ones(1, 1, 5, 5)
+    x[0, 0, 0, 0] = float("nan")
+    y = F.conv2d(x, tg.ones(1, 1, 3, 3))
+    assert y.isnan().sum().item() == 1 and y[0, 0, 0, 0].isnan().item()
+
+
+def test_gradient_dtype_and_layout_follow_the_tensors() -> None:
+    """float32 stays float32; a weight's gradient lies in memory as the weight does."""
+    conv = tg.nn.Conv2d(3, 5, 3)
+    conv(tg.ones(2, 3, 6, 6)).sum().backward()
+    assert conv.weight.grad is not None and conv.weight.grad.dtype == np.float32
+    assert conv.weight.grad.stride() == conv.weight.stride()
+
+
+# ------------------------------------------------------------------------------------------------- errors
+
+X, W = tg.ones(2, 4, 6, 6), tg.ones(8, 4, 3, 3)
+ERRORS: list[tuple[str, Any, type[Exception], list[str]]] = [
+    ("not a tensor", lambda: F.conv2d(X.numpy(), W), TypeError, ["Tensor", "ndarray"]),
+    ("integers", lambda: F.conv2d(X.long(), W), TypeError, ["int64", ".float()"]),
+    ("two dtypes", lambda: F.conv2d(X, W.double()), TypeError, ["float32", "float64"]),
+    ("bias dtype", lambda: F.conv2d(X, W, tg.ones(8).double()), TypeError, ["float32", "float64"]),
+    ("channels", lambda: F.conv2d(X[:, :3], W), ValueError, ["expects 4", "(2, 3, 6, 6)", "in_channels=3"]),
+    ("a matrix", lambda: F.conv2d(X[0, 0], W), ValueError, ["(6, 6)", "unsqueeze"]),
+    ("five dimensions", lambda: F.conv2d(X[None], W), ValueError, ["5 dimensions"]),
+    ("flat weight", lambda: F.conv2d(X, W[0]), ValueError, ["(4, 3, 3)"]),
+    ("no taps", lambda: F.conv2d(X, W[:, :, :0]), ValueError, ["(8, 4, 0, 3)"]),
+    ("groups", lambda: F.conv2d(X, W[:, :2][:7], groups=2), ValueError, ["groups=2", "7"]),
+    ("zero groups", lambda: F.conv2d(X, W, groups=0), ValueError, ["groups >= 1"]),
+    ("bias shape", lambda: F.conv2d(X, W, tg.ones(7)), ValueError, ["(8,)", "(7,)"]),
+    ("too small", lambda: F.conv2d(X, W, dilation=3), ValueError, ["(6, 6)", "(3, 3)", "1"]),
+    ("stride 0", lambda: F.conv2d(X, W, stride=0), ValueError, ["stride >= 1", "0"]),
+    ("stride 1.5", lambda: F.conv2d(X, W, stride=1.5), TypeError, ["stride", "1.5"]),
+    ("three strides", lambda: F.conv2d(X, W, stride=(1, 1, 1)), ValueError, ["stride", "3"]),
+    ("padding -1", lambda: F.conv2d(X, W, padding=-1), ValueError, ["padding >= 0", "-1"]),
+    ("padding word", lambda: F.conv2d(X, W, padding="full"), ValueError, ["'same'", "'full'"]),
+    ("same, strided", lambda: F.conv2d(X, W, padding="same", stride=2), ValueError, ["same", "stride 1"]),
+    ("transposed channels", lambda: F.conv_transpose2d(X, W), ValueError, ["expects 8", "in_channels=4"]),
+    ("transposed bias", lambda: F.conv_transpose2d(X, W[:4], tg.ones(3)), ValueError, ["(4,)", "(3,)"]),
+    ("transposed groups", lambda: F.conv_transpose2d(X, W[:4], groups=3), ValueError, ["groups=3"]),
+    ("output padding", lambda: F.conv_transpose2d(X, W[:4], output_padding=1), ValueError, ["output_padding"]),
+    ("no output", lambda: F.conv_transpose2d(X, W[:4], padding=5), ValueError, ["at least 1 x 1", "-2"]),
+    ("transposed dtypes", lambda: F.conv_transpose2d(X, W[:4].double()), TypeError, ["float64"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "parts"), [e[1:] for e in ERRORS], ids=[e[0] for e in ERRORS])
+def test_errors_show_the_numbers(call: Any, error: type[Exception], parts: list[str]) -> None:
+    """Each bad argument is a typed exception with the shapes and the value that would work."""
+    with pytest.raises(error) as caught:
+        call()
+    for part in parts:
+        assert part in str(caught.value)

@@ -1,0 +1,209 @@
+"""Pools: values, gradients of both orders, ties, NaN, conservation, and what they refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, note
+from hypothesis import strategies as st
+
+import tinygrad_cnn as tg
+from tests import naive
+from tinygrad_cnn.nn import functional as F
+from tinygrad_cnn.testing import adjoint_check, gradcheck, gradgradcheck
+from tinygrad_cnn.testing.strategies import PoolConfig, arrays, distinct, pool_configs, tensors, tied
+
+
+@st.composite
+def problems(draw: st.DrawFn, kind: Any, values: Any) -> tuple[PoolConfig, Any]:
+    """A pool and an image in any layout."""
+    cfg = draw(pool_configs(kind))
+    note(cfg)
+    return cfg, draw(tensors(values(cfg.shape)))
+
+
+def max_pool2d(cfg: PoolConfig) -> Any:
+    return lambda x: F.max_pool2d(x, **cfg.options)
+
+
+def avg_pool2d(cfg: PoolConfig) -> Any:
+    return lambda x: F.avg_pool2d(x, **cfg.options)
+
+
+def windows(cfg: PoolConfig, *names: str) -> list[Any]:
+    return [cfg.options[name] for name in names]
+
+
+# ---------------------------------------------------------------------------------------------------- max
+
+
+@given(problems("max", tied))
+def test_max_pool2d_and_its_winners(problem: Any) -> None:
+    """Values, shape and winners equal the plain loops on images full of ties: the first of equals wins."""
+    cfg, x = problem
+    y, index = F.max_pool2d(x, **cfg.options, return_indices=True)
+    numbers = windows(cfg, "kernel_size", "stride", "padding", "dilation")
+    expected, winners = naive.max_pool2d(x.numpy(), cfg.output, *numbers)
+    np.testing.assert_array_equal(y.numpy(), expected)
+    seen = np.isfinite(expected)  # a window that sees no cell has no winner
+    np.testing.assert_array_equal(index.numpy()[seen], winners[seen])
+    assert index.dtype == np.int64
+
+
+@given(problems("max", distinct))
+def test_max_pool2d_gradients(problem: Any) -> None:
+    """First and second gradients, at values too far apart for a step to change a winner."""
+    cfg, x = problem
+    gradcheck(max_pool2d(cfg), x)
+    gradgradcheck(max_pool2d(cfg), x)
+
+
+@given(problems("max", tied))
+def test_max_pool2d_gives_the_whole_gradient_to_the_first(problem: Any) -> None:
+    """The input's gradient is the sum of the output's at each winner, and nothing is lost."""
+    cfg, x = problem
+    x = x.detach().requires_grad_()
+    y = max_pool2d(cfg)(x)
+    g = np.random.default_rng(0).integers(1, 5, y.shape).astype(np.float64)
+    g[~np.isfinite(y.detach().numpy())] = 0
+    (dx,) = tg.autograd.grad(y, x, tg.from_numpy(g))
+    numbers = windows(cfg, "kernel_size", "stride", "padding", "dilation")
+    _, winners = naive.max_pool2d(x.detach().numpy(), cfg.output, *numbers)
+    expected = np.zeros(x.shape).reshape(*x.shape[:2], -1)
+    for n, c, p, q in np.ndindex(*y.shape):
+        expected[n, c, winners[n, c, p, q]] += g[n, c, p, q]
+    np.testing.assert_array_equal(dx.numpy(), expected.reshape(x.shape))
+    assert dx.sum().item() == g.sum()
+
+
+def test_nan_wins_and_padding_never_does() -> None:
+    """NaN beats numbers and takes the gradient, the first NaN before others; -3 beats the zeros of no padding."""
+    x = tg.full((1, 1, 4, 4), -3.0, requires_grad=True)
+    with tg.no_grad():
+        x[0, 0, 1, 1] = x[0, 0, 1, 2] = float("nan")
+    y, index = F.max_pool2d(x, 3, padding=1, return_indices=True)
+    assert y.isnan().tolist() == [[[[True, True], [False, False]]]]
+    assert y[0, 0, 1].tolist() == [-3.0, -3.0]
+    assert index[0, 0, 0].tolist() == [5, 6]
+    y.sum().backward()
+    assert x.grad is not None and x.grad.nonzero().tolist() == [
+        [0, 0, 1, 1], [0, 0, 1, 2], [0, 0, 2, 0], [0, 0, 2, 2]
+    ]  # fmt: skip
+
+
+def test_a_window_without_a_cell() -> None:
+    """Dilation can step over a small image: the window's value is -inf and nothing gets its gradient."""
+    x = tg.ones(1, 1, 1, 1, requires_grad=True)
+    y = F.max_pool2d(x, 2, 1, padding=1, dilation=2)
+    assert y.tolist() == [[[[-np.inf]]]]
+    y.backward(tg.ones(1, 1, 1, 1))
+    assert x.grad is not None and x.grad.tolist() == [[[[0.0]]]]
+
+
+# -------------------------------------------------------------------------------------------------- means
+
+
+@given(problems("avg", arrays))
+def test_avg_pool2d_is_the_mean_of_windows(problem: Any) -> None:
+    """Values and shape equal the plain loops: padding counted or not, windows that hang over, any divisor."""
+    cfg, x = problem
+    y = avg_pool2d(cfg)(x)
+    names = "kernel_size", "stride", "padding", "count_include_pad", "divisor_override"
+    expected = naive.avg_pool2d(x.numpy(), cfg.output, *windows(cfg, *names))
+    np.testing.assert_allclose(y.numpy(), expected, rtol=1e-13, atol=1e-13)
+    assert y.shape == (*cfg.shape[:2], *cfg.output)
+
+
+@given(problems("adaptive", arrays))
+def test_adaptive_avg_pool2d_covers_the_image(problem: Any) -> None:
+    """Values equal the means of rows floor(i H/P) to ceil((i+1) H/P), also where the output is larger."""
+    cfg, x = problem
+    expected = naive.adaptive_avg_pool2d(x.numpy(), cfg.output)
+    y = F.adaptive_avg_pool2d(x, cfg.output)
+    np.testing.assert_allclose(y.numpy(), expected, rtol=1e-13, atol=1e-13)
+
+
+@given(problems("avg", arrays))
+def test_avg_pool2d_gradients(problem: Any) -> None:
+    """Linear: the adjoint without differences, and both orders with the strictest ones."""
+    cfg, x = problem
+    adjoint_check(avg_pool2d(cfg), x)
+    gradcheck(avg_pool2d(cfg), x, degree=1)
+    gradgradcheck(avg_pool2d(cfg), x, degree=1)
+
+
+@given(problems("adaptive", arrays))
+def test_adaptive_avg_pool2d_gradients(problem: Any) -> None:
+    """As for avg_pool2d."""
+    cfg, x = problem
+
+    def fn(x: Any) -> Any:
+        return F.adaptive_avg_pool2d(x, cfg.output)
+
+    adjoint_check(fn, x)
+    gradcheck(fn, x, degree=1)
+    gradgradcheck(fn, x, degree=1)
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
+def test_windows_that_tile_conserve_the_gradient(k: int, m: int, p: int, q: int) -> None:
+    """Disjoint windows: the gradients of the cells sum to those of the outputs; adaptive agrees with plain."""
+    x = tg.ones(2, 1, k * p, m * q, dtype=tg.float64, requires_grad=True)
+    y = F.avg_pool2d(x, (k, m))
+    g = tg.from_numpy(np.random.default_rng(0).normal(size=y.shape))
+    y.backward(g)
+    assert x.grad is not None and x.grad.sum().item() == pytest.approx(g.sum().item(), abs=1e-12)
+    assert (F.adaptive_avg_pool2d(x, (p, q)) - y).abs().amax().item() < 1e-14
+
+
+def test_none_keeps_the_size() -> None:
+    """output_size (None, 2) pools the columns alone."""
+    assert F.adaptive_avg_pool2d(tg.ones(1, 2, 5, 6), (None, 2)).shape == (1, 2, 5, 2)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x: F.max_pool2d(x, 2),
+        lambda x: F.max_pool2d(x, 2, return_indices=True)[1],
+        lambda x: F.avg_pool2d(x, 2, ceil_mode=True),
+        lambda x: F.adaptive_avg_pool2d(x, 3),
+    ],
+)
+def test_one_image_or_none(pool: Any) -> None:
+    """(C, H, W) gives what the batch gives for its image; an empty batch gives an empty batch."""
+    x = tg.from_numpy(np.random.default_rng(0).normal(size=(2, 3, 7, 7)))
+    np.testing.assert_array_equal(pool(x[1]).numpy(), pool(x)[1].numpy())
+    assert pool(x[:0]).shape == (0, *pool(x).shape[1:])
+
+
+# ------------------------------------------------------------------------------------------------- errors
+
+X = tg.ones(2, 3, 6, 6)
+ERRORS: list[tuple[str, Any, type[Exception], list[str]]] = [
+    ("not a tensor", lambda: F.max_pool2d(X.numpy(), 2), TypeError, ["max_pool2d", "ndarray"]),
+    ("integers", lambda: F.max_pool2d(X.long(), 2), TypeError, ["int64", ".float()"]),
+    ("a matrix", lambda: F.avg_pool2d(X[0, 0], 2), ValueError, ["(6, 6)", "unsqueeze"]),
+    ("kernel 0", lambda: F.max_pool2d(X, 0), ValueError, ["kernel_size >= 1"]),
+    ("kernel 'a'", lambda: F.avg_pool2d(X, "a"), TypeError, ["kernel_size", "'a'"]),
+    ("stride 0", lambda: F.avg_pool2d(X, 2, 0), ValueError, ["stride >= 1"]),
+    ("padding", lambda: F.max_pool2d(X, 3, padding=2), ValueError, ["half", "(3, 3)", "(2, 2)"]),
+    ("avg padding", lambda: F.avg_pool2d(X, 3, padding=2), ValueError, ["half", "(3, 3)", "(2, 2)"]),
+    ("too large", lambda: F.max_pool2d(X, 7), ValueError, ["(7, 7)", "(2, 3, 6, 6)"]),
+    ("dilation", lambda: F.max_pool2d(X, 3, dilation=3), ValueError, ["(3, 3)", "dilation (3, 3)"]),
+    ("divisor 0", lambda: F.avg_pool2d(X, 2, divisor_override=0), ValueError, ["divisor_override >= 1"]),
+    ("no pixels", lambda: F.adaptive_avg_pool2d(X[:, :, :0], 1), ValueError, ["(2, 3, 0, 6)"]),
+    ("output 0", lambda: F.adaptive_avg_pool2d(X, 0), ValueError, ["output_size >= 1"]),
+    ("three sizes", lambda: F.adaptive_avg_pool2d(X, (1, 2, 3)), ValueError, ["output_size", "3"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "parts"), [e[1:] for e in ERRORS], ids=[e[0] for e in ERRORS])
+def test_errors_show_the_numbers(call: Any, error: type[Exception], parts: list[str]) -> None:
+    """Each bad argument is a typed exception with the shapes and the rule."""
+    with pytest.raises(error) as caught:
+        call()
+    for part in parts:
+        assert part in str(caught.value)
