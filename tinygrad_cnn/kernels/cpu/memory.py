@@ -20,9 +20,7 @@ import numpy as np
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 SMALL = 4096  # bytes: below it NumPy's own allocator is faster than looking for a buffer
 IDLE_LIMIT = 1 << 30  # bytes of unused buffers kept before the pool lets go of them
-SCAN = (
-    64  # buffers of one size looked at per request, and 64 more where a cursor stands: 100,000 may be alive
-)
+SCAN = 64  # buffers of one size looked at per request, and 64 more where a cursor stands: 100,000 may be alive
 
 CHANNELS_LAST = (0, 2, 3, 1)
 CHANNELS_FIRST = (0, 3, 1, 2)
@@ -52,9 +50,7 @@ class Pool:
         with self._lock:  # until the array is made, another thread would take the buffer for a free one
             found = self._sizes.get(size)
             if found is not None:
-                for raw, offset in islice(
-                    found.buffers, SCAN
-                ):  # the first free one: likely to be in the cache
+                for raw, offset in islice(found.buffers, SCAN):  # the first free one: likely to be in the cache
                     if sys.getrefcount(raw) == _FREE:
                         return np.ndarray(shape, dtype, raw, offset)
                 if len(found.buffers) > SCAN:

@@ -55,7 +55,7 @@ def _pointer(typing_context, address, witness):
 
 if numba.config.DISABLE_JIT:
 
-    def _pointer(address, witness):  # noqa: F811
+    def _pointer(address, witness):
         """An address as a ctypes pointer, which carray takes as well."""
         return ctypes.cast(int(address), ctypes.POINTER(np.ctypeslib.as_ctypes_type(witness.dtype)))
 

@@ -29,9 +29,7 @@ def max_pool2d(
     n, _, _, c = base.shape
     y = empty((n, *out_hw, c), x.dtype)
     index = empty(y.shape, np.uint8 if kernel[0] * kernel[1] <= 256 else np.int32)
-    launch(
-        _max_pool, base, y, index, *kernel, *stride, *padding, *dilation, work=y.size * kernel[0] * kernel[1]
-    )
+    launch(_max_pool, base, y, index, *kernel, *stride, *padding, *dilation, work=y.size * kernel[0] * kernel[1])
     return nchw(y), nchw(index)
 
 
@@ -88,8 +86,7 @@ def max_pool2d_scatter(
     overlap = (kernel[0] - 1) * dilation[0] + 1 > stride[0]
     taps = _tap_offsets(kernel, dilation, input_hw[1] * c, c)
     full = [
-        _has_a_cell(*axis)
-        for axis in zip(input_hw, kernel, stride, padding, dilation, base.shape[1:3], strict=True)
+        _has_a_cell(*axis) for axis in zip(input_hw, kernel, stride, padding, dilation, base.shape[1:3], strict=True)
     ]
     launch(_max_scatter, base, index, dx, taps, *full, *stride, *padding, overlap, work=dx.size + 2 * base.size)
     return nchw(dx)
@@ -243,7 +240,7 @@ def _adaptive_windows(size: int, windows: int) -> np.ndarray:
 
 def _average(x: np.ndarray, windows: list[np.ndarray], divisor: int | None) -> np.ndarray:
     base = nhwc(x)
-    n, h, w, c = base.shape
+    n, _, _, c = base.shape
     y = empty((n, len(windows[0]), len(windows[1]), c), x.dtype)
     launch(_avg_pool, base, y, *windows, divisor or 0, work=base.size + y.size)
     return nchw(y)
@@ -270,9 +267,7 @@ def _avg_pool(x, y, vertical, horizontal, divisor, p, parts):
                 out[k] *= scale
 
 
-def _average_grad(
-    g: np.ndarray, input_hw: Pair, windows: list[np.ndarray], divisor: int | None
-) -> np.ndarray:
+def _average_grad(g: np.ndarray, input_hw: Pair, windows: list[np.ndarray], divisor: int | None) -> np.ndarray:
     base = nhwc(g)
     n, _, _, c = base.shape
     dx = empty((n, *input_hw, c), g.dtype)
@@ -283,7 +278,7 @@ def _average_grad(
 @jit(parts=True)
 def _avg_grad(g, dx, vertical, horizontal, divisor, p, parts):
     """Each input row takes its share from the windows that contain it."""
-    n, h, w, c = dx.shape
+    n, h, _, c = dx.shape
     rows, columns = g.shape[1], g.shape[2]
     for row in range(p * n * h // parts, (p + 1) * n * h // parts):
         image = row // h

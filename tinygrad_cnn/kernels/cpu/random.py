@@ -1,8 +1,9 @@
 """Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11).
 
-A number depends on the seed, the number of the call and the position of the element in memory alone, so the result is
-the same on any number of threads. Block b of call c under seed s is philox(b, c; s), four words of 32 bits; element e of an
-array takes word (e // 256) % 4 of block 256 * (e // 1024) + e % 256, so that all words are stored as vectors.
+A number depends on the seed, the number of the call and the position of the element in memory alone, so the
+result is the same on any number of threads. Block b of call c under seed s is philox(b, c; s), four words of 32
+bits; element e of an array takes word (e // 256) % 4 of block 256 * (e // 1024) + e % 256, so that all words are
+stored as vectors.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _WEYL_0, _WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 @jit(inline=True)
 def _round(c0, c1, c2, c3, k0, k1):
     a, b = c0 * _MULTIPLIER_0, c2 * _MULTIPLIER_1
-    return (b >> _HALF) ^ c1 ^ k0, b & _LOW, (a >> _HALF) ^ c3 ^ k1, a & _LOW, (k0 + _WEYL_0) & _LOW, (k1 + _WEYL_1) & _LOW
+    k0_next, k1_next = (k0 + _WEYL_0) & _LOW, (k1 + _WEYL_1) & _LOW
+    return (b >> _HALF) ^ c1 ^ k0, b & _LOW, (a >> _HALF) ^ c3 ^ k1, a & _LOW, k0_next, k1_next
 
 
 @jit(inline=True)

@@ -158,9 +158,7 @@ def cross_entropy_grad(
     """The gradient of sum(g * loss) with respect to the logits (R, C), for g (R,) and the forward's arguments."""
     dx = empty(logits.shape, logits.dtype)
     arguments = contiguous(labels), _weights(weight, logits), ignore_index, label_smoothing
-    launch(
-        _cross_entropy_grad, contiguous(g), contiguous(logits), lse, *arguments, dx, work=EXP_WORK * logits.size
-    )
+    launch(_cross_entropy_grad, contiguous(g), contiguous(logits), lse, *arguments, dx, work=EXP_WORK * logits.size)
     return dx
 
 

@@ -90,6 +90,6 @@ def erf_to_single(x):
 
 if numba.config.DISABLE_JIT:
 
-    def exp_of_negative(x):  # noqa: F811 (the bits of a float need Numba)
+    def exp_of_negative(x):
         """e ** x."""
         return math.exp(x) if x >= -708.0 else np.float64(x) * 0.0 if x != x else 0.0

@@ -1,0 +1,201 @@
+"""The compiler's wrapper: kernels in parts on every threading layer, and the cache on disk between processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinygrad_cnn import kernels
+from tinygrad_cnn.kernels import compile as compiler
+
+USE = """
+import numpy as np
+from tinygrad_cnn.kernels import count_compiles
+from tinygrad_cnn.kernels.cpu import elementwise
+from tinygrad_cnn.kernels.cpu.softmax import label_range
+
+with count_compiles() as total:
+    low, high = label_range(np.array([4, 9, 6]), -100)
+    empty = label_range(np.array([-100]), -100)
+print(low, high, *empty, total.count)
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the kernels alone: imported in no time, and free to edit."""
+    target = tmp_path / "source" / "tinygrad_cnn" / "kernels"
+    ignored = shutil.ignore_patterns("__pycache__", "cuda", "contract.py", "simd.py", "conv.py", "matmul.py")
+    shutil.copytree(Path(kernels.__file__).parent, target, ignore=ignored)
+    (target.parent / "__init__.py").touch()
+    (target / "cpu" / "__init__.py").write_text("")
+    return tmp_path / "source"
+
+
+def start(script: str, package: Path, cache: Path, **variables: str) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "TINYGRAD_CNN_"))}
+    environment |= {"PYTHONPATH": str(package), "TINYGRAD_CNN_CACHE_DIR": str(cache)} | variables
+    return subprocess.Popen(
+        [sys.executable, "-W", "always", "-c", script],
+        env=environment,
+        cwd=package,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[list[int], str]:
+    """The numbers that a script printed, and its stderr."""
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return [int(word) for word in out.split()], err
+
+
+def run(script: str, package: Path, cache: Path, **variables: str) -> tuple[list[int], str]:
+    return finish(start(script, package, cache, **variables))
+
+
+def test_the_second_process_compiles_nothing_and_an_edit_compiles_anew(package: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    (*numbers, compiled), _ = run(USE, package, cache)
+    assert numbers == [4, 9, 0, -1]
+    assert compiled > 0
+    assert run(USE, package, cache)[0] == [4, 9, 0, -1, 0]
+    (path,) = cache.rglob("*.kernel")
+    if hasattr(os, "getuid"):
+        assert path.parent.stat().st_mode & 0o077 == 0  # the files are pickles: nobody else may write them
+    source = package / "tinygrad_cnn/kernels/cpu/softmax.py"
+    source.write_text(source.read_text().replace("np.int64(0), np.int64(-1)", "np.int64(0), np.int64(-7)"))
+    (*numbers, compiled), _ = run(USE, package, cache)
+    assert numbers == [4, 9, 0, -7]
+    assert compiled > 0
+
+
+def test_a_damaged_file_is_compiled_anew_and_mended(package: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    run(USE, package, cache)
+    (path,) = cache.rglob("*.kernel")
+    good = path.read_bytes()
+    flipped = bytearray(good)
+    flipped[len(good) // 2] ^= 1
+    for damaged in (b"", good[: len(good) // 2], bytes(flipped)):
+        path.write_bytes(damaged)
+        (*numbers, compiled), err = run(USE, package, cache)
+        assert numbers == [4, 9, 0, -1]
+        assert compiled > 0
+        assert "Traceback" not in err
+        assert path.read_bytes() != damaged
+    assert run(USE, package, cache)[0][-1] == 0
+
+
+def test_a_folder_that_cannot_be_written_gives_one_warning(package: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    numbers, err = run(USE + "elementwise.relu(np.ones(5000))", package, blocked)
+    assert numbers[:4] == [4, 9, 0, -1]
+    assert err.count("RuntimeWarning: compiled kernels are not cached") == 1
+    assert "TINYGRAD_CNN_CACHE_DIR" in err
+
+
+def test_eight_processes_cold_at_once(package: Path, tmp_path: Path) -> None:
+    processes = [start(USE, package, tmp_path / "cache") for _ in range(8)]
+    for process in processes:
+        numbers, err = finish(process)
+        assert numbers[:4] == [4, 9, 0, -1]
+        assert "Warning" not in err
+    folder = next((tmp_path / "cache").iterdir())
+    assert [path.suffix for path in folder.iterdir()] == [".kernel"]  # one file, and nothing temporary
+
+
+PARTS = """
+import os, sys
+import numpy as np
+from tinygrad_cnn import kernels
+from tinygrad_cnn.kernels import jit, launch, set_num_threads
+
+@jit(parts=True)
+def count(out, step, p, parts):
+    out[p] += step + parts
+
+for parts in (1, 2, 3, 7):
+    out = np.zeros(8, np.int64)
+    count(out, 1, parts)
+    assert out.tolist() == [1 + parts] * parts + [0] * (8 - parts), out
+out = np.zeros(8, np.int64)
+set_num_threads(5)
+launch(count, out, 1, work=1e9)
+assert out.tolist() == [6] * 5 + [0] * 3, out
+if hasattr(os, "fork") and "fork" in sys.argv:
+    pid = os.fork()
+    if pid == 0:
+        launch(count, out, 1, work=1e9)
+        os._exit(0 if out[0] == 8 else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+print(0)
+"""
+
+
+@pytest.mark.parametrize("layer", ["omp", "workqueue", "disabled"])
+def test_every_part_runs_once_cold_and_from_the_cache(layer: str, package: Path, tmp_path: Path) -> None:
+    if layer == "disabled":
+        variables = {"NUMBA_DISABLE_JIT": "1"}
+    else:
+        variables = {"NUMBA_THREADING_LAYER": layer}
+        try:
+            __import__(f"numba.np.ufunc.{layer}pool" if layer == "omp" else "numba.np.ufunc.workqueue")
+        except ImportError:
+            pytest.skip(f"this build of Numba has no {layer}")
+    for _ in range(2):
+        assert run(PARTS, package, tmp_path / "cache", **variables)[0] == [0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a child by fork is a Unix thing")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python 3.12 warns of forks in threaded processes
+def test_a_forked_child_computes(package: Path, tmp_path: Path) -> None:
+    script = PARTS.replace('"fork" in sys.argv', "True")
+    assert run(script, package, tmp_path / "cache")[0] == [0]
+
+
+def test_a_notice_names_the_kernel(package: Path, tmp_path: Path) -> None:
+    script = "from tinygrad_cnn.kernels import compile\ncompile.NOTICE_AFTER = 0.01\n" + USE
+    _, err = run(script, package, tmp_path / "cache")
+    assert "tinygrad_cnn: compiling" in err
+    assert "label_range, cached for next time" in err
+    _, err = run(script, package, tmp_path / "cache")
+    assert "compiling" not in err
+
+
+@kernels.jit(parts=True)
+def shares(out, sizes: Sequence[int], p, parts):  # type: ignore[no-untyped-def]
+    lo, hi = p * out.size // parts, (p + 1) * out.size // parts
+    for i in range(lo, hi):
+        out[i] = p
+
+
+def test_a_region_runs_in_one_part_while_another_holds_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, sizes = np.zeros(100), np.zeros(1)
+    monkeypatch.setattr(kernels, "_threads", 4)
+    kernels.launch(shares, out, sizes, work=1e9)
+    assert set(out) == {0, 1, 2, 3}
+    with kernels._region:
+        kernels.launch(shares, out, sizes, work=1e9)
+    assert set(out) == {0}
+
+
+def test_folder_of_each_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TINYGRAD_CNN_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    monkeypatch.setattr(compiler.sys, "platform", "linux")
+    assert compiler.cache_dir() == Path("/somewhere/tinygrad_cnn")
+    monkeypatch.setattr(compiler.sys, "platform", "darwin")
+    assert compiler.cache_dir() == Path.home() / "Library" / "Caches" / "tinygrad_cnn"
+    monkeypatch.setenv("TINYGRAD_CNN_CACHE_DIR", "/mine")
+    assert compiler.cache_dir() == Path("/mine")

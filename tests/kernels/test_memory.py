@@ -1,0 +1,159 @@
+"""The buffer pool: alignment, reuse, safety in threads, bounded growth; and orders of axes."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinygrad_cnn.kernels.cpu import memory
+
+from . import naive_more as naive
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> memory.Pool:
+    """A pool of its own in the place of the process's."""
+    monkeypatch.setattr(memory, "pool", memory.Pool())
+    return memory.pool
+
+
+def address(x: np.ndarray) -> int:
+    return x.__array_interface__["data"][0]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8, np.int64])
+def test_large_arrays_are_aligned(pool: memory.Pool, dtype: type) -> None:
+    for n in (4096, 5001, 100_000):
+        x = memory.empty((3, n), dtype)
+        assert address(x) % memory.ALIGNMENT == 0
+        assert x.flags.carray
+        assert (x.shape, x.dtype) == ((3, n), dtype)
+        x.fill(1)  # inside the buffer, or a sanitizer and the next test would know
+
+
+def test_a_free_buffer_is_taken_again_and_a_busy_one_is_not(pool: memory.Pool) -> None:
+    a = memory.empty((2000,))
+    where = address(a)
+    b = memory.empty((2000,))
+    assert address(b) != where
+    del a
+    assert address(memory.empty((1999,))) == where  # the same 4 KiB page count
+
+
+def test_a_view_keeps_its_buffer_busy(pool: memory.Pool) -> None:
+    views = [
+        lambda x: x[5:],
+        lambda x: x.reshape(20, 100).T[3:],
+        lambda x: x.view(np.uint8)[7:],
+        lambda x: np.asarray(memoryview(x)),
+        lambda x: np.lib.stride_tricks.as_strided(x, (5,), (4,)),
+    ]
+    for view in views:
+        x = memory.empty((2000,))
+        x.fill(3)
+        held = view(x)
+        expected = held.copy()
+        del x
+        for _ in range(3):
+            memory.empty((2000,)).fill(9)
+        np.testing.assert_array_equal(held, expected)
+
+
+def test_no_growth_over_a_thousand_steps(pool: memory.Pool) -> None:
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1000, 3000, 30)
+    after_two = 0
+    for step in range(1000):
+        alive = [memory.empty((int(n),)) for n in sizes]
+        for i in rng.permutation(len(alive))[:20]:
+            alive[i] = memory.empty((int(sizes[i]),))
+        if step == 2:
+            after_two = pool._bytes
+    assert 0 < pool._bytes <= 1.2 * after_two
+
+
+def test_many_live_buffers_stay_cheap_and_are_found_again(pool: memory.Pool) -> None:
+    alive = [memory.empty((1500,)) for _ in range(5000)]
+    looked = memory.SCAN
+    before = pool._bytes
+    for _ in range(4):
+        del alive[::2]
+        alive += [memory.empty((1500,)) for _ in range(5000 - len(alive))]
+    assert pool._bytes <= before * (1 + 4 * 2 / looked)  # each miss moves the cursor past `SCAN` busy ones
+    assert len({address(x) for x in alive}) == len(alive)
+
+
+def test_unused_buffers_go_back_above_the_limit(pool: memory.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "IDLE_LIMIT", 1 << 20)
+    held = memory.empty((5000,))
+    for n in range(10_000, 100_000, 5000):
+        memory.empty((n,))
+    assert pool._bytes <= (1 << 20) + 400_000
+    held.fill(1)
+    pool.trim()
+    assert pool._bytes == 5 * 4096
+    del held
+    pool.trim()
+    assert pool._bytes == 0
+    assert not pool._sizes
+
+
+def test_threads_never_share_a_buffer(pool: memory.Pool) -> None:
+    wrong = []
+
+    def work(mark: int) -> None:
+        for i in range(400):
+            x = memory.empty((1024 + i % 3,))
+            x.fill(mark)
+            y = memory.empty((1024 + i % 3,))
+            y.fill(-mark)
+            if (x != mark).any():
+                wrong.append(mark)
+
+    workers = [threading.Thread(target=work, args=(mark,)) for mark in range(1, 9)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+@given(st.sampled_from([(), (0,), (7,), (3, 50), (2, 3, 4, 5), (4, 20, 9, 7), (2, 3, 4, 5, 6)]), st.data())
+def test_layout_helpers(shape: tuple[int, ...], data: st.DataObject) -> None:
+    x = np.random.default_rng(0).standard_normal(shape).astype(data.draw(st.sampled_from("fd")))
+    x = naive.laid_out(x, data.draw(st.sampled_from(naive.LAYOUTS)))
+    if data.draw(st.booleans()) and x.ndim:
+        x = np.broadcast_to(x[:1], x.shape) if x.shape[0] else x
+    like = memory.empty_like(x, np.int64)
+    assert (like.shape, like.dtype) == (x.shape, np.int64)
+    order = memory.axis_order(x)
+    flat = memory.flat(x, order)
+    assert flat.flags.carray
+    np.testing.assert_array_equal(flat, x.transpose(order).ravel() if order else x.ravel())
+    np.testing.assert_array_equal(memory.copy(x), x)
+    assert memory.contiguous(x).flags.carray
+    np.testing.assert_array_equal(memory.contiguous(x), x)
+    if x.ndim == 4:
+        assert memory.nhwc(x).flags.carray
+        np.testing.assert_array_equal(memory.nchw(memory.nhwc(x)), x)
+
+
+def test_dense_arrays_keep_their_order() -> None:
+    x = np.zeros((2, 3, 5, 4))
+    for order in [(0, 1, 2, 3), (0, 2, 3, 1), (3, 0, 2, 1), (1, 0, 2, 3)]:
+        seen = x.transpose(order)
+        assert memory.empty_like(seen).strides == seen.strides
+
+
+def test_channels_last_memory_is_not_copied() -> None:
+    x = naive.laid_out(np.zeros((2, 5, 4, 3), np.float32), "channels_last")
+    assert np.shares_memory(memory.nhwc(x), x)
+    assert memory.axis_order(x) == memory.CHANNELS_LAST
+    single = np.zeros((2, 1, 4, 3), np.float32)
+    assert np.shares_memory(memory.nhwc(single), single)
+    pooled = np.zeros((2, 5, 1, 1), np.float32)
+    assert np.shares_memory(memory.nhwc(pooled), pooled)
