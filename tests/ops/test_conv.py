@@ -20,9 +20,7 @@ from tinygrad_cnn.testing.strategies import ConvConfig, arrays, conv_configs, in
 
 def conv2d(cfg: ConvConfig) -> Any:
     """The convolution of a configuration, as a function of its tensors."""
-    return lambda x, w, b=None: F.conv2d(
-        x, w, b, cfg.stride, cfg.flat_padding, cfg.dilation, cfg.groups
-    )
+    return lambda x, w, b=None: F.conv2d(x, w, b, cfg.stride, cfg.flat_padding, cfg.dilation, cfg.groups)
 
 
 def conv_transpose2d(cfg: ConvConfig) -> Any:

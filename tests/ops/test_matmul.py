@@ -1,0 +1,100 @@
+"""Matrix products: every pair of ranks, broadcast batches, linear with bias, and what does not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinygrad_cnn as tg
+from tests.ops.agree import agree
+from tinygrad_cnn import ops
+from tinygrad_cnn.testing import strategies as draw
+
+
+@given(data=st.data())
+def test_matmul(data: st.DataObject) -> None:
+    """Vectors, matrices and broadcast batches of any layout; sizes of 0 too."""
+    a, b = data.draw(draw.matmul_operands(min_side=data.draw(st.integers(0, 1)), max_side=4), "shapes")
+    x, y = data.draw(draw.arrays(a)), data.draw(draw.arrays(b))
+    agree(lambda x, y: x @ y, lambda x, y: x @ y, x, y, degree=2)
+
+
+@given(data=st.data())
+def test_matmul_is_exact_on_whole_numbers(data: st.DataObject) -> None:
+    """float32 kernels agree with NumPy bit for bit where nothing rounds, at sizes around those of their tiles."""
+    m, k, n = (data.draw(st.integers(1, 70)) for _ in range(3))
+    x, y = data.draw(draw.integers32((m, k), k)), data.draw(draw.integers32((k, n), k))
+    np.testing.assert_array_equal((tg.from_numpy(x) @ tg.from_numpy(y)).numpy(), x @ y)
+
+
+@given(data=st.data())
+def test_linear(data: st.DataObject) -> None:
+    """x @ w.T + b over any leading dimensions, with and without bias, all three gradients."""
+    lead = data.draw(draw.shapes(0, 3, 0, 3), "lead")
+    features, out = data.draw(st.integers(0, 4)), data.draw(st.integers(0, 4))
+    x, w = data.draw(draw.arrays((*lead, features))), data.draw(draw.arrays((out, features)))
+    agree(ops.linear, lambda x, w: x @ w.T, x, w, degree=2)
+    b = data.draw(draw.arrays((out,)))
+    agree(ops.linear, lambda x, w, b: x @ w.T + b, x, w, b, degree=2)
+
+
+@given(data=st.data())
+def test_outer(data: st.DataObject) -> None:
+    """All products of the elements of two vectors."""
+    x, y = (data.draw(draw.arrays((data.draw(st.integers(0, 4)),))) for _ in range(2))
+    agree(tg.outer, np.outer, x, y, degree=2)
+
+
+def test_integers_multiply() -> None:
+    """Without a fast kernel, but exactly."""
+    a = tg.arange(6).reshape(2, 3)
+    assert (a @ a.t()).tolist() == [[5, 14], [14, 50]]
+    assert (a @ a.t()).dtype == tg.int64
+
+
+def test_names_and_operators() -> None:
+    """@, matmul, mm, bmm and dot are one op; arrays may stand on the left."""
+    a, b = tg.ones(2, 3), tg.ones(3, 4)
+    for c in (a @ b, tg.matmul(a, b), a.mm(b), tg.mm(a, b), tg.bmm(a[None], b[None])[0], np.ones((2, 3), "f") @ b):
+        assert isinstance(c, tg.Tensor)
+        assert c.tolist() == [[3.0] * 4] * 2
+    assert tg.dot(a[0], b[:, 0]).item() == 3
+
+
+def test_a_matrix_on_the_right_is_shared_by_a_batch() -> None:
+    """One product of (B*M, K) @ (K, N): the gradient of the matrix adds up over the batch inside it."""
+    x, w = tg.ones(5, 2, 3, requires_grad=True), tg.ones(3, 4, requires_grad=True)
+    gx, gw = tg.autograd.grad((x @ w).sum(), [x, w])
+    assert gx.tolist() == [[[4.0] * 3] * 2] * 5
+    assert gw.tolist() == [[10.0] * 4] * 3
+
+
+@pytest.mark.parametrize(
+    ("fn", "match"),
+    [
+        (lambda x: x @ x, r"\(2, 3\) @ \(2, 3\).*3.*2"),
+        (lambda x: x @ tg.ones(2), r"\(2, 3\) @ \(2,\)"),
+        (lambda x: x @ tg.tensor(1.0), "0-d"),
+        (lambda x: tg.ones(2, 2, 3) @ tg.ones(3, 3, 2), r"\(2,\) and \(3,\)"),
+        (lambda x: x @ x.t().double(), "float32 and float64"),
+        (lambda x: tg.outer(x, x), r"\(2, 3\)"),
+        (lambda x: ops.linear(x, tg.ones(4, 5)), r"3.*5|\(2, 3\).*\(4, 5\)"),
+        (lambda x: ops.linear(x, tg.ones(4, 3), tg.ones(3)), "4"),
+        (lambda x: ops.linear(x, tg.ones(4, 3).double()), "float64"),
+        (lambda x: ops.linear(x, tg.ones(3)), r"\(3,\)"),
+    ],
+)
+def test_errors(fn: Any, match: str) -> None:
+    """Typed, with the shapes."""
+    with pytest.raises((RuntimeError, ValueError, TypeError), match=match):
+        fn(tg.ones(2, 3))
+
+
+def test_a_number_is_no_matrix() -> None:
+    """`x @ 3` is a TypeError."""
+    with pytest.raises(TypeError, match="int"):
+        tg.ones(2) @ 3
