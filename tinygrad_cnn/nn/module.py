@@ -487,7 +487,8 @@ class _Place:
         if not self.path:
             return self.message
         op, space, rest = self.message.partition(" ")
-        if op.rstrip(":").replace("_", "") == self.kind.lower():
+        word = op.rstrip(":").replace("_", "").lower()
+        if self.kind.lower() in (word, f"{word}1d", f"{word}2d"):
             return f"{self.kind} {self.path!r}{':' * op.endswith(':')}{space}{rest}"
         return f"{self.kind} {self.path!r}: {self.message}"
 
