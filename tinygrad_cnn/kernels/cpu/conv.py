@@ -23,7 +23,7 @@ import numpy as np
 from .. import reference
 from ..compile import jit
 from ..spec import Conv2dSpec
-from . import contract, memory, simd
+from . import contract, conv_spread, memory, simd
 from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
 from .conv_shared import BAND_BYTES, HWIO, NCHW, NHWC, OIHW, TASKS, copy_row, layout, longer_rows
 from .conv_weights import weight_grad
@@ -48,12 +48,13 @@ def conv2d_input_grad(g: np.ndarray, w: np.ndarray, input_hw: tuple[int, int], s
     """(N, O, P, Q), (O, C/G, KH, KW) -> (N, C, H, W), in NHWC memory: the transposed convolution of g."""
     if not contract.ENABLED or g.dtype.char not in "fd":
         return reference.conv2d_input_grad(g, w, input_hw, spec)
-    work, shape, covered = _input_grad(g.dtype.char, g.shape, w.shape, input_hw, spec)
-    x = memory.empty(shape, g.dtype)
-    if not covered:
+    plan = _input_grad(g.dtype.char, g.shape, w.shape, input_hw, spec)
+    x = memory.empty(plan.shape, g.dtype)
+    if not plan.covers:
         x.fill(0)
-    if work is not None:
-        contract.run(work, layout(g, NHWC), _flipped(w, input_hw, spec), x)
+    if plan.work is not None:
+        weights = conv_spread.weights(w) if plan.spreads else _flipped(w, input_hw, spec)
+        contract.run(plan.work, layout(g, NHWC), weights, x)
     return x.transpose(NCHW)
 
 
@@ -267,29 +268,65 @@ def _forward(
     return _walk(char, n, (h, w, c), (p, q, o), spec.groups, [phase], biased), shape
 
 
+class _InputGrad(NamedTuple):
+    work: contract.Work | None
+    shape: tuple[int, ...]  # of dX in memory
+    covers: bool  # the work writes all of it
+    spreads: bool  # it takes conv_spread's weights
+
+
 @lru_cache(4096)
 def _input_grad(
-    char: str, g_shape: tuple[int, ...], w_shape: tuple[int, ...], input_hw: tuple[int, int], spec: Conv2dSpec
-) -> tuple[contract.Work | None, tuple[int, ...], bool]:
-    """The work, the shape of dX in memory, and whether the work writes all of it."""
+    char: str,
+    g_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    input_hw: tuple[int, int],
+    spec: Conv2dSpec,
+) -> _InputGrad:
     (n, o, p, q), (_, c, kh, kw) = g_shape, w_shape
     shape = (n, *input_hw, c * spec.groups)
     if 0 in shape or 0 in g_shape:
-        return None, shape, False
+        return _InputGrad(None, shape, covers=False, spreads=False)
     rows = _phases(input_hw[0], spec.padding[0], spec.stride[0], spec.dilation[0], kh)
     columns = _phases(input_hw[1], spec.padding[2], spec.stride[1], spec.dilation[1], kw)
+    if _spread_wins(char, n, (p, q), (kh, kw), c, o, (rows, columns), spec):
+        work = conv_spread.find(char, (n, p, q, o), (kh, kw), c, input_hw, spec)
+        return _InputGrad(work, shape, covers=True, spreads=True)
     phases, weights = [], 0
     for r in rows:
         for s in columns:
+            taps = (len(r.taps), len(s.taps))
             phases.append(
                 _Phase(
-                    (r.count, s.count), (r.at, s.at), spec.stride, (r.origin, s.origin), (1, 1),
-                    (len(r.taps), len(s.taps)), (r.dilation, s.dilation), weights,
+                    (r.count, s.count), (r.at, s.at), spec.stride, (r.origin, s.origin), (1, 1), taps,
+                    (r.dilation, s.dilation), weights,
                 )
             )  # fmt: skip
-            weights += len(r.taps) * len(s.taps) * (o if spec.groups == 1 else o // spec.groups) * shape[3]
-    covered = sum(r.count for r in rows) == input_hw[0] and sum(s.count for s in columns) == input_hw[1]
-    return _walk(char, n, (p, q, o), shape[1:], spec.groups, phases, False), shape, covered
+            weights += taps[0] * taps[1] * o * c
+    covers = sum(r.count for r in rows) == input_hw[0] and sum(s.count for s in columns) == input_hw[1]
+    work = _walk(char, n, (p, q, o), shape[1:], spec.groups, phases, False)
+    return _InputGrad(work, shape, covers, spreads=False)
+
+
+def _spread_wins(
+    char: str,
+    n: int,
+    pq: tuple[int, int],
+    kernel_hw: tuple[int, int],
+    c: int,
+    o: int,
+    axes: tuple[tuple[_Axis, ...], tuple[_Axis, ...]],
+    spec: Conv2dSpec,
+) -> bool:
+    """Whether few channels make spreading faster than gathering; its tasks are whole images."""
+    if spec.groups > 1 or spec.dilation[1] > 1 or (n < 8 and n * pq[0] * pq[1] * o > 100_000):
+        return False
+    gather = sum(
+        r.count * len(r.taps) * len(s.taps) * o * contract.cycles(char, simd.OUTER, s.count, c)
+        for r in axes[0]
+        for s in axes[1]
+    )
+    return conv_spread.cycles(char, pq, kernel_hw, c, o) < 0.6 * gather
 
 
 class _Axis(NamedTuple):

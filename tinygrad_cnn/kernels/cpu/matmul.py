@@ -10,7 +10,7 @@ from .. import reference
 from ..compile import jit
 from . import contract, memory, simd
 from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
-from .simd import AK, AR, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, copy, transpose
+from .simd import AK, AR, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, copy, dot, transpose
 
 #: Rows that a column sum adds one after another; more are summed in blocks, which keeps the error small.
 SUM_ROWS = 128
@@ -22,6 +22,8 @@ DEPTH = 512
 BLOCK_ROWS = 112
 #: Jobs worth having, so that threads finish together.
 JOBS = 8
+#: Up to that many rows, a B whose columns are contiguous (a Linear layer's weights) is not packed: dot products.
+DOT_ROWS = 4
 #: Rows of A packed lie this much further apart than they are long: at 4 KiB they would share one set of the L1 cache.
 SKEW = 16
 
@@ -71,6 +73,9 @@ def _memory(x: np.ndarray) -> np.ndarray:
     """The memory from x's first to its last element, as a 1-D array."""
     if x.flags.c_contiguous:
         return x.reshape(-1)
+    turned = x.swapaxes(-1, -2)
+    if turned.flags.c_contiguous:
+        return turned.reshape(-1)
     extent = sum((size - 1) * stride for size, stride in zip(x.shape, x.strides, strict=True)) // x.itemsize + 1
     return np.lib.stride_tricks.as_strided(x, (extent,), (x.itemsize,))
 
@@ -98,6 +103,8 @@ def _product(
     itemsize, lanes = np.dtype(char).itemsize, simd.lanes(char)
     a_batch, a_row, a_depth = ([0] + [stride // itemsize for stride in a_strides])[-3:]
     b_batch, b_depth, b_column = ([0] + [stride // itemsize for stride in b_strides])[-3:]
+    if batch == 1 and m <= DOT_ROWS and a_depth == b_depth == 1 and b_column != 1:
+        return contract.Work(_dots, np.array([m, n, k, a_row, b_column, biased], np.int64), 0, m * n * k)
     blocks, depths = -(-m // BLOCK_ROWS), -(-k // DEPTH)
     rows, deepest = -(-m // blocks), -(-k // depths)
     widths = contract.panel_widths(char, simd.OUTER, rows, n)
@@ -128,6 +135,16 @@ def _product(
     head[M_SCRATCH] = scratch_b + (deepest * max(widths) * lanes if pack_b else 0)
     plan = np.array(head + tiles + panels[0] + panels[1], np.int64)
     return contract.Work(_multiply_blocks, plan, head[M_SCRATCH], batch * m * n * k)
+
+
+@jit(parts=True)
+def _dots(plan, a, b, c, bias, scratch, part, parts):  # type: ignore[no-untyped-def]
+    """Body: this part's share of the columns of C, where B's columns are contiguous."""
+    m, n, k, a_row, b_column = plan[0], plan[1], plan[2], plan[3], plan[4]
+    for column in range(n * part // parts, n * (part + 1) // parts):
+        start = bias[column] if plan[5] else c.dtype.type(0)
+        for row in range(m):
+            c[row * n + column] = start + dot(a, row * a_row, b, column * b_column, k)
 
 
 @jit(parts=True)

@@ -363,6 +363,62 @@ def clear(typingctx: Any, target: Any, target_at: Any, count: Any) -> Any:
 
 
 @intrinsic
+def dot(typingctx: Any, a: Any, a_at: Any, b: Any, b_at: Any, count: Any) -> Any:
+    """The sum of the products of `count` elements of two 1-D arrays, from offsets, in four vectors of sums."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        scalar = context.get_data_type(a.dtype)
+        align = context.get_abi_sizeof(scalar)
+        lanes = host().vector_bytes // align
+        vector, bits = ir.VectorType(scalar, lanes), ir.VectorType(ir.IntType(1), lanes)
+        suffix = f"v{lanes}f{8 * align}"
+        left = _pointer(context, builder, signature.args[0], values[0], values[1])
+        right = _pointer(context, builder, signature.args[2], values[2], values[3])
+        sums = [cgutils.alloca_once_value(builder, vector([0.0] * lanes)) for _ in range(4)]
+
+        def declare(name: str, result: Any, args: list[Any]) -> Any:
+            return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, args), f"llvm.{name}")
+
+        def add(which: int, at: Any, load: Any) -> None:
+            x, y = (load(builder.gep(p, [at], source_etype=scalar)) for p in (left, right))
+            fma = declare(f"{'fma' if host().fma else 'fmuladd'}.{suffix}", vector, [vector] * 3)
+            builder.store(builder.call(fma, [x, y, builder.load(sums[which])]), sums[which])
+
+        def whole(pointer: Any) -> Any:
+            return builder.load(pointer, typ=vector, align=align)
+
+        four = builder.udiv(values[4], INT64(4 * lanes))
+        with cgutils.for_range(builder, four) as loop:
+            for i in range(4):
+                at = builder.add(builder.mul(loop.index, INT64(4 * lanes)), INT64(i * lanes))
+                add(i, at, whole)
+        done = builder.mul(four, INT64(4))
+        ones = builder.udiv(values[4], INT64(lanes))
+        with cgutils.for_range(builder, builder.sub(ones, done)) as loop:
+            add(0, builder.mul(builder.add(done, loop.index), INT64(lanes)), whole)
+        at = builder.mul(ones, INT64(lanes))
+        left_over = builder.sub(values[4], at)
+        with builder.if_then(builder.icmp_unsigned("!=", left_over, INT64(0))):
+            index = ir.VectorType(INT64, lanes)
+            spread = builder.insert_element(ir.Constant(index, ir.Undefined), left_over, INT32(0))
+            zeros = ir.VectorType(INT32, lanes)([0] * lanes)
+            spread = builder.shuffle_vector(spread, ir.Constant(index, ir.Undefined), zeros)
+            mask = builder.icmp_unsigned("<", index(list(range(lanes))), spread)
+            masked = declare(f"masked.load.{suffix}.p0", vector, [POINTER, INT32, bits, vector])
+            add(1, at, lambda pointer: builder.call(masked, [pointer, INT32(align), mask, vector([0.0] * lanes)]))
+        a0, a1, a2, a3 = (builder.load(place) for place in sums)
+        total = builder.fadd(builder.fadd(a0, a1), builder.fadd(a2, a3))
+        half = lanes
+        while half > 1:  # the sum of the lanes, in a fixed order
+            half //= 2
+            order = ir.VectorType(INT32, lanes)([(i + half) % lanes for i in range(lanes)])
+            total = builder.fadd(total, builder.shuffle_vector(total, total, order))
+        return builder.extract_element(total, INT32(0))
+
+    return a.dtype(a, types.int64, b, types.int64, types.int64), codegen
+
+
+@intrinsic
 def _transpose_square(
     typingctx: Any, source: Any, source_at: Any, source_row: Any, target: Any, target_at: Any, target_row: Any
 ) -> Any:
