@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from .. import launch
 from ..compile import jit
@@ -15,6 +20,8 @@ from .memory import empty, nchw, nhwc
 from .reduce import mean
 
 Pair = tuple[int, int]
+_LANES = 64  # bytes of channels in a vector; LLVM makes two or four of it where registers are shorter
+_INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
 
 def max_pool2d(
@@ -26,48 +33,121 @@ def max_pool2d(
     windows of more than 256 taps.
     """
     base = nhwc(x)
-    n, _, _, c = base.shape
+    n, h, w, c = base.shape
     y = empty((n, *out_hw, c), x.dtype)
     index = empty(y.shape, np.uint8 if kernel[0] * kernel[1] <= 256 else np.int32)
-    launch(_max_pool, base, y, index, *kernel, *stride, *padding, *dilation, work=y.size * kernel[0] * kernel[1])
+    taps = [_taps(*axis) for axis in zip((h, w), kernel, stride, padding, dilation, out_hw, strict=True)]
+    steps = dilation[0] * w * c, dilation[1] * c, kernel[1]
+    launch(_max_pool, base, y, index, *taps, steps, work=y.size * kernel[0] * kernel[1])
     return nchw(y), nchw(index)
 
 
+@lru_cache(maxsize=1024)
+def _taps(size: int, kernel: int, stride: int, padding: int, dilation: int, windows: int) -> np.ndarray:
+    """(windows, 3) along one axis: the first tap and the last + 1 that are no padding, and the cell of the first."""
+    start = np.arange(windows) * stride - padding
+    first = np.maximum(0, -(start // dilation))
+    last = np.minimum(kernel, (size - 1 - start) // dilation + 1)
+    return np.stack([first, last, start + first * dilation], axis=1)
+
+
 @jit(parts=True)
-def _max_pool(x, y, index, kh, kw, sh, sw, ph, pw, dh, dw, p, parts):
+def _max_pool(x, y, index, vertical, horizontal, steps, p, parts):
     n, h, w, c = x.shape
     rows, columns = y.shape[1], y.shape[2]
+    cells, best, winner = x.reshape(-1), y.reshape(-1), index.reshape(-1)
+    lanes = _LANES // x.itemsize
     for row in range(p * n * rows // parts, (p + 1) * n * rows // parts):
         image = row // rows
-        top = (row - image * rows) * sh - ph
+        first_i, last_i, top = vertical[row - image * rows]
         for column in range(columns):
-            left = column * sw - pw
-            best = y[image, row - image * rows, column]
-            winner = index[image, row - image * rows, column]
-            first = True
-            for i in range(kh):
-                if top + i * dh < 0 or top + i * dh >= h:
-                    continue
-                for j in range(kw):
-                    if left + j * dw < 0 or left + j * dw >= w:
-                        continue
-                    cell = x[image, top + i * dh, left + j * dw]
-                    tap = index.dtype.type(i * kw + j)
-                    if first:
-                        first = False
-                        for k in range(c):
-                            best[k] = cell[k]
-                            winner[k] = tap
-                    else:
-                        for k in range(c):
-                            v, m = cell[k], best[k]
-                            better = (not v <= m) & (m == m)
-                            best[k] = v if better else m
-                            winner[k] = tap if better else winner[k]
-            if first:  # the window lies in the padding: there is no winner, and tap 0 is no cell
-                for k in range(c):
+            first_j, last_j, left = horizontal[column]
+            at, to = ((image * h + top) * w + left) * c, (row * columns + column) * c
+            if first_i >= last_i or first_j >= last_j:  # all is padding: there is no winner, and tap 0 is no cell
+                for k in range(to, to + c):
                     best[k] = -np.inf
                     winner[k] = 0
+                continue
+            taps = last_i - first_i, last_j - first_j, first_i * steps[2] + first_j
+            for k in range(0, c, lanes):
+                _max_of_window(cells, at + k, steps, taps, best, winner, to + k, min(lanes, c - k))
+
+
+def _max_of_window(x, at, steps, taps, best, winner, to, lanes):
+    """The largest of the cells x[at + i * steps[0] + j * steps[1]], i < taps[0], j < taps[1], and its tap.
+
+    Of `lanes` neighbouring channels at once; taps are numbered taps[2] + i * steps[2] + j.
+    """
+    for k in range(lanes):
+        best[to + k], winner[to + k] = x[at + k], taps[2]
+        for i in range(taps[0]):
+            for j in range(taps[1]):
+                value = x[at + i * steps[0] + j * steps[1] + k]
+                if not value <= best[to + k] and best[to + k] == best[to + k]:
+                    best[to + k], winner[to + k] = value, taps[2] + i * steps[2] + j
+
+
+def _max_of_window_typing(typing_context, x, at, steps, taps, best, winner, to, lanes):
+    """The same in registers. As a loop over channels it would be scalar for less than 16 of them: 6 times slower."""
+
+    def codegen(context, builder, signature, values):
+        scalar, place = context.get_data_type(x.dtype), context.get_data_type(winner.dtype)
+        size = context.get_abi_sizeof(scalar)
+        count = _LANES // size
+        vector, numbers, bits = (ir.VectorType(kind, count) for kind in (scalar, _INT32, ir.IntType(1)))
+
+        def pointer(which, kind, at):
+            data = context.make_array(signature.args[which])(context, builder, values[which]).data
+            return builder.gep(data, [at], source_etype=kind)
+
+        def splat(value, kind):
+            one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, _INT32(0))
+            return builder.shuffle_vector(one, one, ir.VectorType(_INT32, count)([0] * count))
+
+        def masked(name, result, *args):
+            kind = ir.FunctionType(result, [arg.type for arg in args])
+            return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.{name}.p0"), args)
+
+        wide = ir.VectorType(_INT64, count)
+        mask = builder.icmp_signed("<", wide(list(range(count))), splat(values[7], wide))
+        (row, column, number), (tall, broad, first) = (cgutils.unpack_tuple(builder, values[k]) for k in (2, 3))
+        number, first = builder.trunc(number, _INT32), builder.trunc(first, _INT32)
+
+        def load(at):
+            zeros = vector([0.0] * count)
+            return masked(f"load.v{count}f{8 * size}", vector, pointer(0, scalar, at), _INT32(size), mask, zeros)
+
+        largest = cgutils.alloca_once_value(builder, load(values[1]))
+        winners = cgutils.alloca_once_value(builder, splat(first, numbers))
+        with cgutils.for_range(builder, tall) as i, cgutils.for_range(builder, broad) as j:
+            at = builder.add(builder.mul(i.index, row), builder.mul(j.index, column))
+            value, most = load(builder.add(values[1], at)), builder.load(largest)
+            tap = builder.add(builder.mul(builder.trunc(i.index, _INT32), number), builder.trunc(j.index, _INT32))
+            better = builder.and_(builder.fcmp_unordered(">", value, most), builder.fcmp_ordered("==", most, most))
+            builder.store(builder.select(better, value, most), largest)
+            tap = splat(builder.add(first, tap), numbers)
+            builder.store(builder.select(better, tap, builder.load(winners)), winners)
+        out = pointer(4, scalar, values[6])
+        masked(f"store.v{count}f{8 * size}", ir.VoidType(), builder.load(largest), out, _INT32(size), mask)
+        chosen = builder.load(winners)
+        if place.width < 32:
+            chosen = builder.trunc(chosen, ir.VectorType(place, count))
+        out = pointer(5, place, values[6])
+        whole = builder.icmp_signed("==", values[7], _INT64(count))
+        with builder.if_else(whole) as (all_lanes, some):  # without AVX-512 a masked store of bytes is a branch each
+            with all_lanes:
+                builder.store(chosen, builder.bitcast(out, chosen.type.as_pointer()), align=place.width // 8)
+            with some:
+                size_of_place = _INT32(place.width // 8)
+                masked(f"store.v{count}i{place.width}", ir.VoidType(), chosen, out, size_of_place, mask)
+        return context.get_dummy_value()
+
+    integers = types.UniTuple(types.int64, 3)
+    return types.void(x, types.int64, integers, integers, best, winner, types.int64, types.int64), codegen
+
+
+if not numba.config.DISABLE_JIT:
+    _max_of_window = intrinsic(_max_of_window_typing)
 
 
 def max_pool2d_scatter(
@@ -85,10 +165,8 @@ def max_pool2d_scatter(
     dx = empty((n, *input_hw, c), g.dtype)
     overlap = (kernel[0] - 1) * dilation[0] + 1 > stride[0]
     taps = _tap_offsets(kernel, dilation, input_hw[1] * c, c)
-    full = [
-        _has_a_cell(*axis) for axis in zip(input_hw, kernel, stride, padding, dilation, base.shape[1:3], strict=True)
-    ]
-    launch(_max_scatter, base, index, dx, taps, *full, *stride, *padding, overlap, work=dx.size + 2 * base.size)
+    windows = [_taps(*axis) for axis in zip(input_hw, kernel, stride, padding, dilation, base.shape[1:3], strict=True)]
+    launch(_max_scatter, base, index, dx, taps, *windows, *stride, *padding, overlap, work=dx.size + 2 * base.size)
     return nchw(dx)
 
 
@@ -99,15 +177,8 @@ def _tap_offsets(kernel: Pair, dilation: Pair, row: int, channels: int) -> np.nd
     return (i[:, None] * dilation[0] * row + j * dilation[1] * channels).reshape(-1)
 
 
-@lru_cache(maxsize=1024)
-def _has_a_cell(size: int, kernel: int, stride: int, padding: int, dilation: int, windows: int) -> np.ndarray:
-    """Which windows contain a cell that is not padding, along one axis."""
-    cells = np.arange(windows)[:, None] * stride - padding + np.arange(kernel) * dilation
-    return ((cells >= 0) & (cells < size)).any(axis=1)
-
-
 @jit(parts=True)
-def _max_scatter(g, index, dx, taps, full_rows, full_columns, sh, sw, ph, pw, overlap, p, parts):
+def _max_scatter(g, index, dx, taps, vertical, horizontal, sh, sw, ph, pw, overlap, p, parts):
     """A task owns the input rows between the windows of one output row and the next, or an image if they overlap.
 
     Asking from each input row which windows chose its cells is vector code and still no faster: 0.3 ms against 0.4
@@ -126,10 +197,10 @@ def _max_scatter(g, index, dx, taps, full_rows, full_columns, sh, sw, ph, pw, ov
         for k in range(band.size):
             band[k] = 0
         for row in range(first, rows if overlap else first + 1):
-            if not full_rows[row]:
-                continue
+            if vertical[row, 0] >= vertical[row, 1]:
+                continue  # all is padding: nothing won
             for column in range(columns):
-                if not full_columns[column]:
+                if horizontal[column, 0] >= horizontal[column, 1]:
                     continue
                 values, winner = g[image, row, column], index[image, row, column]
                 start = ((row * sh - ph) * w + column * sw - pw) * c
