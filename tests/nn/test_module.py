@@ -191,7 +191,7 @@ def test_loading_refuses_and_changes_nothing() -> None:
         net.load_state_dict(state)
     for part in ("Net", "missing keys: scale", "unexpected keys: extra", "norm.bias", "(3,)", "(4,)", "str"):
         assert part in str(caught.value)
-    with pytest.raises(RuntimeError, match="norm.bias"):
+    with pytest.raises(RuntimeError, match=r"norm\.bias"):
         net.load_state_dict(state, strict=False)
     for key, value in net.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), before[key])
@@ -360,7 +360,7 @@ def test_a_layer_that_is_not_registered_keeps_the_message() -> None:
         def forward(self, x: Any) -> Any:
             return self.plain[0](x)
 
-    with pytest.raises(RuntimeError, match="^Linear '0' expects 2"):
+    with pytest.raises(RuntimeError, match=r"^Linear '0' expects 2"):
         Hidden()(tg.ones(1, 3))
 
 
