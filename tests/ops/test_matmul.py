@@ -82,7 +82,7 @@ def test_a_matrix_on_the_right_is_shared_by_a_batch() -> None:
         (lambda x: tg.ones(2, 2, 3) @ tg.ones(3, 3, 2), r"\(2,\) and \(3,\)"),
         (lambda x: x @ x.t().double(), "float32 and float64"),
         (lambda x: tg.outer(x, x), r"\(2, 3\)"),
-        (lambda x: ops.linear(x, tg.ones(4, 5)), r"3.*5|\(2, 3\).*\(4, 5\)"),
+        (lambda x: ops.linear(x, tg.ones(4, 5)), "5 features.*3"),
         (lambda x: ops.linear(x, tg.ones(4, 3), tg.ones(3)), "4"),
         (lambda x: ops.linear(x, tg.ones(4, 3).double()), "float64"),
         (lambda x: ops.linear(x, tg.ones(3)), r"\(3,\)"),

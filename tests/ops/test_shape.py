@@ -181,10 +181,10 @@ def copying_ops(data: st.DrawFn, shape: tuple[int, ...]) -> Pair:
     axes = tuple(data(st.sets(st.integers(0, n - 1)))) if n else ()
     if name == "flip":
         return lambda x: x.flip(*(a - n for a in axes)), lambda x: np.flip(x, axes)
-    if name == "roll":
+    if name == "roll" and axes:
         shifts = tuple(data(st.integers(-4, 4)) for _ in axes)
         return lambda x: x.roll(shifts, axes), lambda x: np.roll(x, shifts, axes)
-    if name == "roll_all":
+    if name in ("roll_all", "roll"):
         shift = data(st.integers(-4, 4))
         return lambda x: x.roll(shift), lambda x: np.roll(x, shift)
     if name == "repeat":
@@ -315,6 +315,7 @@ def test_empty_cat_parts_are_left_out() -> None:
         (lambda x: x.repeat(2, -1), RuntimeError, "non-negative"),
         (lambda x: x.flip(0, 0), RuntimeError, "more than once"),
         (lambda x: x.roll((1, 2)), RuntimeError, "2 shifts"),
+        (lambda x: x.roll((), ()), RuntimeError, "shift"),
         (lambda x: x.roll(1, (0, 1)), RuntimeError, "1 shifts for 2 dims"),
         (lambda x: x.split(0), ValueError, ">= 1, got 0"),
         (lambda x: x.split([1, 2]), RuntimeError, r"\[1, 2\].*2"),

@@ -294,6 +294,8 @@ def roll(input: Any, shifts: Any, dims: Any = None) -> Any:
     """
     ndim = array_of("roll", input).ndim
     moved = size_of((shifts,))
+    if not moved:
+        raise RuntimeError("roll needs a shift")
     if dims is None:
         if len(moved) != 1:
             raise RuntimeError(f"roll: {len(moved)} shifts need as many dims")

@@ -1,0 +1,366 @@
+"""Picking by index and adding by index: values, gradients, duplicates, views, assignment, order, bad indices."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinygrad_cnn as tg
+from tests.ops.agree import agree
+from tinygrad_cnn import ops
+from tinygrad_cnn.testing import adjoint_check, gradcheck, gradgradcheck
+from tinygrad_cnn.testing import strategies as draw
+
+
+def as_pytorch(x: np.ndarray, key: Any) -> np.ndarray:
+    """x[key] in the order of PyTorch: ints, slices and None first, then arrays; to NumPy ints beside arrays are arrays."""
+    items = list(key) if isinstance(key, tuple) else [key]
+    if not any(isinstance(k, np.ndarray) for k in items):
+        return np.asarray(x[key])
+    if not any(k is Ellipsis for k in items):
+        items.append(Ellipsis)
+    first: list[Any] = []
+    second: list[Any] = []
+    for k in items:
+        if isinstance(k, np.ndarray):
+            first += [slice(None)] * (k.ndim if k.dtype == np.bool_ else 1)
+            second.append(k)
+        else:
+            first.append(k)
+            if not isinstance(k, int):
+                second.append(k if k is Ellipsis else slice(None))
+    return np.asarray(x[tuple(first)][tuple(second)])
+
+
+def with_tensors(data: st.DataObject, key: Any) -> Any:
+    """The key with some of its arrays as tensors, which mean the same."""
+    if isinstance(key, tuple):
+        return tuple(with_tensors(data, k) for k in key)
+    return tg.from_numpy(key) if isinstance(key, np.ndarray) and data.draw(st.booleans()) else key
+
+
+@given(data=st.data())
+def test_getitem(data: st.DataObject) -> None:
+    """Every kind of key, in every layout; indices that repeat add their gradients up."""
+    shape = data.draw(draw.shapes(0, 3, 0, 3), "shape")
+    key = data.draw(draw.index_exprs(shape), "key")
+    used = with_tensors(data, key)
+    x = data.draw(draw.arrays(shape))
+    agree(lambda x: x[used], lambda x: as_pytorch(x, key), x, degree=1)
+    adjoint_check(lambda x: x[used], tg.from_numpy(np.asarray(x, order="C")))
+
+
+@given(data=st.data())
+def test_a_basic_key_makes_a_view_and_an_array_a_copy(data: st.DataObject) -> None:
+    """Down to 0-d: x[0] of a vector still looks into x."""
+    shape = data.draw(draw.shapes(1, 3, 1, 3), "shape")
+    x = tg.zeros(*shape)
+    view = x[data.draw(draw.index_exprs(shape, advanced=False), "key")]
+    assert isinstance(view, tg.Tensor)
+    assert view._version is x._version
+    view.fill_(1)
+    assert x.sum().item() == view.numel()
+    copy = x[np.arange(shape[0])]
+    copy.fill_(5)
+    assert x.max().item() <= 1
+
+
+@given(data=st.data())
+def test_setitem(data: st.DataObject) -> None:
+    """Assignment of a broadcast value, gradients of both; the later of two writes to one place wins, gradient too."""
+    shape = data.draw(draw.shapes(1, 3, 1, 3), "shape")
+    key = data.draw(draw.index_exprs(shape), "key")
+    base = np.random.default_rng(0).normal(size=shape)
+    region = as_pytorch(base, key).shape
+    lead = data.draw(st.integers(0, len(region)))
+    part = tuple(data.draw(st.sampled_from((n, 1))) for n in region[lead:])
+    value = np.random.default_rng(1).normal(size=part)
+    place = as_pytorch(np.arange(base.size).reshape(shape), key)  # where each element of the region lies in x
+
+    def assign(x: Any, v: Any) -> Any:
+        x = x * 1
+        x[key] = v
+        return x
+
+    def reference(x: np.ndarray, v: np.ndarray) -> np.ndarray:
+        x = x.copy(order="C")
+        for i, element in zip(place.ravel(), np.broadcast_to(v, region).ravel(), strict=True):
+            x.reshape(-1)[i] = element
+        return x
+
+    agree(assign, reference, base, value, degree=1)
+
+
+def test_setitem_without_a_graph() -> None:
+    """Numbers, arrays and tensors of other dtypes are cast and written in place, and seen by all views."""
+    x = tg.zeros(2, 3, dtype=tg.int64)
+    row, before = x[0], x._version.n
+    x[0] = 7.9
+    x[:, 1:] = np.array([[1.0], [2.0]])
+    x[1, [0, 2]] = tg.tensor([5, 6])
+    x[x == 7] = -1
+    assert x.tolist() == [[-1, 1, 1], [5, 2, 6]]
+    assert row.tolist() == [-1, 1, 1]
+    assert x._version.n == before + 4
+
+
+def test_setitem_of_a_value_with_more_dimensions() -> None:
+    """Leading dimensions of size 1 are dropped, as in PyTorch."""
+    x, value = tg.zeros(2, 3), tg.ones(1, 1, 3, requires_grad=True)
+    x[0] = value
+    (g,) = tg.autograd.grad(x.sum(), value)
+    assert g.shape == (1, 1, 3)
+
+
+def test_ints_beside_arrays_are_picked_first() -> None:
+    """As in PyTorch, where NumPy would move the dimension of the array to the front."""
+    x = tg.arange(24.0).reshape(2, 3, 4)
+    assert x[0, :, [1, 2]].tolist() == x[0][:, [1, 2]].tolist()
+    assert x[0, :, [1, 2]].shape == (3, 2)
+    x[1, :, [0, 2]] = tg.zeros(3, 2)
+    assert x[1, :, 0].tolist() == [0, 0, 0]
+
+
+def test_keys_that_mean_the_same() -> None:
+    """0-d integer tensors are ints, and make views; bool scalars add a dimension; lists are arrays."""
+    x = tg.arange(6.0).reshape(2, 3)
+    assert x[tg.tensor(1)]._base is x
+    assert x[np.int64(1), tg.tensor(-1)].item() == 5
+    assert x[True].shape == (1, 2, 3)
+    assert x[False].shape == (0, 2, 3)
+    assert x[[]].shape == (0, 3)
+    assert x[[1, 0], [0, -1]].tolist() == [3, 2]
+    assert x[tg.tensor([True, False])].tolist() == [[0, 1, 2]]
+    assert x[range(2)].shape == (2, 3)
+    assert x[..., None, 0].shape == (2, 1)
+    assert x[tg.tensor(1) :].tolist() == [[3, 4, 5]]
+
+
+def test_an_index_changed_later_changes_nothing() -> None:
+    """The backward uses the indices as they were."""
+    x, i = tg.zeros(3, requires_grad=True), tg.tensor([0, 1])
+    y = x[i]
+    i[0] = 2
+    (g,) = tg.autograd.grad(y.sum(), x)
+    assert g.tolist() == [1, 1, 0]
+    y = x.gather(0, i)
+    i[0] = 1
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.sum().backward()
+
+
+# ------------------------------------------------------------------------------------------- along one dimension
+
+
+@given(data=st.data())
+def test_gather(data: st.DataObject) -> None:
+    """Indices of any smaller shape, with repetitions; scatter_add is its adjoint."""
+    shape = data.draw(draw.shapes(1, 3, 1, 3), "shape")
+    axis = data.draw(st.integers(0, len(shape) - 1), "axis")
+    part = tuple(data.draw(st.integers(0, 4 if i == axis else n)) for i, n in enumerate(shape))
+    index = data.draw(draw.arrays(part, np.int64, low=0, high=shape[axis] - 1), "index")
+    cropped = tuple(slice(None) if i == axis else slice(n) for i, n in enumerate(part))
+    i = tg.from_numpy(index)
+    fn = lambda x: x.gather(axis, i)
+    agree(
+        fn,
+        lambda x: np.take_along_axis(x[cropped], index, axis),
+        data.draw(draw.arrays(shape)),
+        degree=1,
+    )
+    adjoint_check(fn, tg.from_numpy(np.random.default_rng(0).normal(size=shape)))
+
+
+@given(data=st.data())
+def test_scatter_add(data: st.DataObject) -> None:
+    """Every element is added, however often its place is named; src may be larger than the index."""
+    shape = data.draw(draw.shapes(1, 3, 1, 3), "shape")
+    axis = data.draw(st.integers(0, len(shape) - 1), "axis")
+    part = tuple(data.draw(st.integers(0, 4 if i == axis else n)) for i, n in enumerate(shape))
+    source = tuple(n + data.draw(st.integers(0, 1)) for n in part)
+    index = data.draw(draw.arrays(part, np.int64, low=0, high=shape[axis] - 1), "index")
+
+    def reference(x: np.ndarray, src: np.ndarray) -> np.ndarray:
+        out = x.copy()
+        for place in np.ndindex(part):
+            out[(*place[:axis], index[place], *place[axis + 1 :])] += src[place]
+        return out
+
+    x, src = data.draw(draw.arrays(shape)), data.draw(draw.arrays(source))
+    agree(lambda x, src: x.scatter_add(axis - len(shape), tg.from_numpy(index), src), reference, x, src, degree=1)
+
+
+@given(data=st.data())
+def test_index_select(data: st.DataObject) -> None:
+    """Slices may repeat."""
+    shape = data.draw(draw.shapes(1, 3, 1, 3), "shape")
+    axis = data.draw(st.integers(0, len(shape) - 1), "axis")
+    index = np.array(data.draw(st.lists(st.integers(0, shape[axis] - 1), max_size=4), "index"), np.int64)
+    x = data.draw(draw.arrays(shape))
+    agree(lambda x: x.index_select(axis, tg.from_numpy(index)), lambda x: x.take(index, axis), x, degree=1)
+
+
+@given(data=st.data())
+def test_take_along_dim(data: st.DataObject) -> None:
+    """Input and indices broadcast beside the dim; without dim the tensor is flat."""
+    shape = data.draw(draw.shapes(1, 3, 1, 3), "shape")
+    axis = data.draw(st.integers(0, len(shape) - 1), "axis")
+    mask = [data.draw(st.booleans()) for _ in shape]
+    part = tuple(2 if i == axis else 1 if one else n for i, (n, one) in enumerate(zip(shape, mask, strict=True)))
+    index = data.draw(draw.arrays(part, np.int64, low=0, high=shape[axis] - 1), "index")
+    x = data.draw(draw.arrays(shape))
+    i = tg.from_numpy(index)
+    agree(lambda x: x.take_along_dim(i, axis), lambda x: np.take_along_axis(x, index, axis), x, degree=1)
+    agree(lambda x: x.take_along_dim(i % x.numel()), lambda x: x.reshape(-1)[index % x.size].reshape(-1), x, degree=1)
+
+
+@given(data=st.data())
+def test_masks(data: st.DataObject) -> None:
+    """masked_fill and masked_select with masks that broadcast."""
+    shape, small = data.draw(draw.broadcastable(2, max_dims=3, max_side=3), "shapes")
+    mask = np.asarray(data.draw(draw.tied(small)) > 0)
+    m, x = tg.from_numpy(mask), data.draw(draw.arrays(shape))
+    full = np.broadcast_shapes(shape, small)
+    agree(lambda x: x.masked_select(m), lambda x: np.broadcast_to(x, full)[np.broadcast_to(mask, full)], x, degree=1)
+    agree(lambda x: x.masked_fill(m, 1.5), lambda x: np.where(mask, 1.5, x), x, degree=1)
+    value = np.array(0.5)
+    agree(lambda x, v: x.masked_fill(m, v), lambda x, v: np.where(mask, v, x), x, value, degree=1)
+
+
+# ------------------------------------------------------------------------------------------------------------- order
+
+
+@given(data=st.data())
+def test_sort(data: st.DataObject) -> None:
+    """Up and down, stable, with the gradient at the place that each value came from."""
+    shape = data.draw(draw.shapes(1, 3, 0, 4), "shape")
+    axis = data.draw(st.integers(0, len(shape) - 1), "axis")
+    x = data.draw(draw.distinct(shape))
+    agree(lambda x: x.sort(axis).values, lambda x: np.sort(x, axis), x)
+    agree(lambda x: x.sort(axis, descending=True)[0], lambda x: -np.sort(-x, axis), x)
+    k = data.draw(st.integers(0, shape[axis]), "k")
+    agree(lambda x: x.topk(k, axis).values, lambda x: -np.sort(-x, axis).take(range(k), axis), x)
+    agree(lambda x: x.topk(k, axis, largest=False)[0], lambda x: np.sort(x, axis).take(range(k), axis), x)
+    tied = data.draw(draw.tied(shape, values=3))
+    t = tg.from_numpy(tied)
+    np.testing.assert_array_equal(t.argsort(axis).numpy(), np.argsort(tied, axis, kind="stable"))
+    np.testing.assert_array_equal(t.argsort(axis, descending=True).numpy(), np.argsort(-tied, axis, kind="stable"))
+
+
+def test_nan_is_the_largest() -> None:
+    """Last going up, first going down, as in PyTorch."""
+    x = tg.tensor([1.0, math.nan, 0.0])
+    assert x.argsort().tolist() == [2, 0, 1]
+    assert x.sort(descending=True).indices.tolist() == [1, 0, 2]
+    assert x.topk(1).indices.tolist() == [1]
+
+
+def test_nonzero_and_one_hot() -> None:
+    """int64 indices, and their opposite."""
+    x = tg.tensor([[0.0, 2.0], [3.0, 0.0]])
+    assert x.nonzero().tolist() == [[0, 1], [1, 0]]
+    assert [i.tolist() for i in x.nonzero(as_tuple=True)] == [[0, 1], [1, 0]]
+    assert tg.tensor(5).nonzero().shape == (1, 0)
+    assert tg.zeros(0, 2).nonzero().shape == (0, 2)
+    labels = tg.tensor([2, 0])
+    assert ops.one_hot(labels).tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert ops.one_hot(labels, 4).shape == (2, 4)
+    assert ops.one_hot(labels).dtype == tg.int64
+
+
+def test_scalars() -> None:
+    """0-d tensors count as one element along dim 0."""
+    x, i = tg.tensor(2.0, requires_grad=True), tg.tensor([0, 0])
+    assert x.gather(0, i).tolist() == [2, 2]
+    assert x.gather(0, tg.tensor(0)).shape == ()
+    assert x.index_select(0, tg.tensor([0])).shape == ()
+    assert x.scatter_add(0, tg.tensor(0), tg.tensor(3.0)).item() == 5
+    assert x.sort().values.item() == x.topk(1).values.item() == 2
+    assert x[...].shape == x[()].shape == ()
+    assert x[None].tolist() == [2]
+    x.gather(0, i).sum().backward()
+    assert x.grad is not None
+    assert x.grad.item() == 2
+
+
+def test_many_duplicates() -> None:
+    """An embedding's gradient: 10,000 rows of 7 kinds add up exactly."""
+    rng = np.random.default_rng(0)
+    index, g = rng.integers(0, 7, 10_000), rng.integers(-4, 5, (10_000, 3)).astype(np.float32)
+    table = tg.zeros(7, 3, requires_grad=True)
+    expected = np.zeros((7, 3), np.float32)
+    np.add.at(expected, index, g)
+    for rows in (table[index], table.index_select(0, tg.from_numpy(index))):
+        (grad,) = tg.autograd.grad(rows, table, tg.from_numpy(g))
+        np.testing.assert_array_equal(grad.numpy(), expected)
+
+
+def test_composed() -> None:
+    """Indexing inside a formula, twice differentiable."""
+    i = tg.tensor([[0, 2], [1, 1]])
+
+    def fn(x: Any) -> Any:
+        y = x[1:] * x[:-1]
+        y[0, i[0]] = x[0, :2] ** 2
+        return y.gather(1, i).sum(0) * x.topk(2, 1).values[0]
+
+    x = tg.from_numpy(np.random.default_rng(0).normal(size=(3, 4)))
+    gradcheck(fn, x)
+    gradgradcheck(fn, x)
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("fn", "error", "match"),
+    [
+        (lambda x, i: x[3], IndexError, "3.*size 2|3.*out of"),
+        (lambda x, i: x[0, 0, 0], IndexError, "too many|3"),
+        (lambda x, i: x[tg.tensor([0, 5])], IndexError, "5.*size 2"),
+        (lambda x, i: x[tg.tensor([True, False, True])], IndexError, "3"),
+        (lambda x, i: x[1.5], IndexError, "float64"),
+        (lambda x, i: x[tg.tensor([1.0])], IndexError, "float32"),
+        (lambda x, i: x[tg.tensor([1], dtype=tg.uint8)], IndexError, "uint8"),
+        (lambda x, i: x["a"], TypeError, "'a'"),
+        (lambda x, i: x[[0, 1], [0, 1, 2]], IndexError, r"\(2,\).*\(3,\)"),
+        (lambda x, i: x.gather(0, i), IndexError, "index 5 is out of range for dimension 0 of size 2"),
+        (lambda x, i: x.gather(1, -i), IndexError, "index -1"),
+        (lambda x, i: x.gather(0, i.float()), TypeError, "float32"),
+        (lambda x, i: x.gather(0, i[0]), RuntimeError, r"\(3,\).*\(2, 3\)"),
+        (lambda x, i: x.gather(1, tg.zeros(3, 1).long()), RuntimeError, r"\(3, 1\)"),
+        (lambda x, i: x.scatter_add(0, i, x), IndexError, "5"),
+        (lambda x, i: x.scatter_add(0, i * 0, x[:, :1]), RuntimeError, r"larger src than \(2, 1\)"),
+        (lambda x, i: x.scatter_add(0, i * 0, x.double()), RuntimeError, "float64"),
+        (lambda x, i: x.index_select(0, i[0]), IndexError, "5"),
+        (lambda x, i: x.index_select(0, i), IndexError, r"vector, got shape \(1, 3\)"),
+        (lambda x, i: x.index_select(2, i[0]), IndexError, "dim 2"),
+        (lambda x, i: x.take_along_dim(i, 0), IndexError, "5"),
+        (lambda x, i: x.take_along_dim(i[0], 0), RuntimeError, r"\(3,\)"),
+        (lambda x, i: x.masked_fill(x, 1), RuntimeError, "bool"),
+        (lambda x, i: x.masked_fill(x[:, :2] > 0, 1), RuntimeError, r"\(2, 2\)"),
+        (lambda x, i: x.masked_fill(x > 0, x), RuntimeError, "0-d"),
+        (lambda x, i: i.masked_fill(i > 0, 0.5), RuntimeError, "0.5 is not a value of dtype int64"),
+        (lambda x, i: x.masked_select(x[:, :2] > 0), RuntimeError, r"\(2, 2\)"),
+        (lambda x, i: x.topk(4), RuntimeError, "k=4.*3"),
+        (lambda x, i: ops.one_hot(i, 5), IndexError, r"\[1, 5\]"),
+        (lambda x, i: ops.one_hot(-i), IndexError, "-5"),
+        (lambda x, i: ops.one_hot(x), TypeError, "float32"),
+        (lambda x, i: ops.one_hot(i[:0]), RuntimeError, "num_classes"),
+        (lambda x, i: x.__setitem__(0, tg.zeros(2)), (RuntimeError, ValueError), r"\(2,\).*\(3,\)"),
+        (lambda x, i: x.__setitem__(5, 1), IndexError, "5"),
+        (lambda x, i: x.__setitem__((slice(None), [7]), 1), IndexError, "7"),
+    ],
+)
+def test_errors(fn: Any, error: Any, match: str) -> None:
+    """Typed, naming the index and the size, before anything is written."""
+    x = tg.zeros(2, 3)
+    with pytest.raises(error, match=match):
+        fn(x, tg.tensor([[1, 5, 1]]))
+    assert not x.any()
+    assert x._version.n == 0
