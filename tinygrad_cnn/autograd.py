@@ -8,13 +8,14 @@ counting alone. The walk is iterative; its rules are ops on tensors, so that a g
 
 from __future__ import annotations
 
-import contextlib
+import functools
+import itertools
 import sys
 import threading
 import traceback
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 Edge: TypeAlias = "Node | Variable | None"
 Hook: TypeAlias = Callable[["Tensor"], "Tensor | None"]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class _Mode(threading.local):
@@ -37,10 +40,11 @@ mode = _Mode()
 class Version:
     """How often a storage was written to; one object for a tensor, its views and its detached selves."""
 
-    __slots__ = ("n",)
+    __slots__ = ("exposed", "n")
 
     def __init__(self) -> None:
         self.n = 0
+        self.exposed = False  # the memory went out to NumPy or came from there: somebody else may hold it
 
 
 class Variable:
@@ -98,6 +102,11 @@ def edge_to(x: Variable) -> Edge:
 
 def _refresh(x: Variable, view: View) -> None:
     """The storage was written to through another tensor: derive x from its base's new history."""
+    if view.replay is None and x._node is not None:
+        raise RuntimeError(
+            f"{x._node.name} returned its input or a view of it, which was changed in place since: the history of "
+            "this tensor no longer holds; return a clone() from forward"
+        )
     view.seen = x._version.n
     if view.replay is not None and edge_to(view.base) is not None:
         with enable_grad():
@@ -197,15 +206,13 @@ def walk(
     `.grad` of every leaf reached and returns nothing.
     """
     consumers = _count_consumers([edge for edge, _ in roots])
-    wanted_edges = (
-        None if targets is None else set(targets)
-    )  # a set: by identity, where a list would use Tensor's ==
+    wanted_edges = None if targets is None else set(targets)  # by identity, where a list would use Tensor's ==
     useful = None if wanted_edges is None else _leading_to(wanted_edges, consumers)
     found: dict[Edge, Any] = {}
     pending: dict[Edge, Any] = {}
     with set_grad_enabled(create_graph):
         for edge, g in roots:
-            _add(pending, edge, g)
+            _add(pending, edge, g if create_graph else Variable.new(g._array, g._version))
         ready = [edge for edge in pending if consumers[edge] == 0]
         while ready:
             edge = ready.pop()
@@ -246,6 +253,8 @@ def _count_consumers(roots: Iterable[Edge]) -> dict[Edge, int]:
         node = stack.pop()
         if not isinstance(node, Node):
             continue
+        if type(node) is FunctionNode:
+            node.collected = [None] * len(node.outputs)  # an earlier walk may have failed half-way
         for edge in node.edges:
             if edge is None:
                 continue
@@ -327,6 +336,7 @@ def _is_unshared(g: Any) -> bool:
     """No other tensor, saved value or view refers to g's storage, and every element has its own place."""
     return (
         sys.getrefcount(g._version) == 2  # g's own slot and the argument
+        and not g._version.exposed
         and g._array.flags.writeable
         and 0 not in g._array.strides
     )
@@ -349,11 +359,22 @@ def _run_hooks(edge: Any, g: Any) -> Any:
         for hook in tuple(hooks.values()):
             result = hook(g)
             if result is not None:
-                g = result
+                g = _checked(result, g, hook)
         g = _alias(g)  # a hook may have kept g
     if edge.retain is not None and (x := edge.retain()) is not None:
         _accumulate(x, g)
     return g
+
+
+def _checked(result: Any, g: Any, hook: Hook) -> Any:
+    """What a hook returned in the gradient's place."""
+    name = getattr(hook, "__name__", repr(hook))
+    if not isinstance(result, Variable):
+        raise TypeError(f"the hook {name!r} must return a Tensor or None, got {type(result).__name__}")
+    for was, now in ((g._array.shape, result._array.shape), (g._array.dtype, result._array.dtype)):
+        if was != now:
+            raise RuntimeError(f"the hook {name!r} returned a gradient of {now} in the place of one of {was}")
+    return result
 
 
 def _accumulate(x: Variable, g: Any) -> None:
@@ -397,7 +418,7 @@ def backward(
     if inputs is None:
         walk(roots, retain_graph=retain, create_graph=create_graph)
         return
-    leaves = _listed(inputs)
+    leaves = list(dict.fromkeys(_listed(inputs)))
     edges = [_target(x) for x in leaves]
     found = walk(roots, targets=edges, retain_graph=retain, create_graph=create_graph)
     with set_grad_enabled(create_graph):
@@ -441,15 +462,23 @@ def grad(
 def _listed(x: Any) -> list[Any]:
     if x is None:
         return []
-    return [x] if isinstance(x, Variable) else list(x)
+    if isinstance(x, Variable):
+        return [x]
+    if not isinstance(x, Iterable):
+        raise TypeError(f"expected a Tensor or a sequence of Tensors, got {type(x).__name__}")
+    return list(x)
+
+
+def _edge(x: Any) -> Edge:
+    if not isinstance(x, Variable):
+        raise TypeError(f"expected a Tensor, got {type(x).__name__}")
+    return edge_to(x)
 
 
 def _target(x: Any) -> Edge:
-    edge = edge_to(x)
+    edge = _edge(x)
     if edge is None:
-        raise RuntimeError(
-            f"an input of shape {tuple(x.shape)} does not require grad; set requires_grad=True on it"
-        )
+        raise RuntimeError(f"an input of shape {tuple(x.shape)} does not require grad; set requires_grad=True on it")
     return edge
 
 
@@ -458,7 +487,7 @@ def _roots(tensors: list[Any], gradients: list[Any]) -> list[tuple[Edge, Any]]:
         raise ValueError(f"got {len(gradients)} gradients for {len(tensors)} tensors")
     roots: list[tuple[Edge, Any]] = []
     for x, g in zip(tensors, gradients or [None] * len(tensors), strict=True):
-        edge = edge_to(x)
+        edge = _edge(x)
         if edge is None:
             raise RuntimeError(
                 "the tensor does not require grad: nothing it was computed from has requires_grad=True, or it was "
@@ -479,50 +508,83 @@ def _root_gradient(x: Any, g: Any) -> Any:
     if not isinstance(g, Variable):
         raise TypeError(f"a gradient must be a Tensor, got {type(g).__name__}")
     if g._array.shape != x._array.shape:
-        raise ValueError(
-            f"the gradient has shape {tuple(g._array.shape)}, the tensor {tuple(x._array.shape)}"
-        )
+        raise ValueError(f"the gradient has shape {tuple(g._array.shape)}, the tensor {tuple(x._array.shape)}")
     if g._array.dtype != x._array.dtype:
         g = g.to(x._array.dtype)  # type: ignore[attr-defined]
     return _alias(g)
 
 
-class set_grad_enabled(contextlib.ContextDecorator):
-    """Record ops on the tape, or not, inside the block or the decorated function; per thread."""
+class _Setting:
+    """A context manager that changes this thread's modes; as a decorator it does so around each call."""
 
+    grad: bool | None = None  # None: as it is
     inference = False
+    anomaly: bool | None = None
 
-    def __init__(self, enabled: bool) -> None:
-        self._enabled = enabled
-        self._before: list[tuple[bool, bool]] = []
+    def __new__(cls, fn: Any = None) -> Any:
+        """`@no_grad` means `@no_grad()`."""
+        return cls()(fn) if callable(fn) else super().__new__(cls)
+
+    def __init__(self) -> None:
+        self._before: list[tuple[bool, bool, bool]] = []
 
     def __enter__(self) -> None:
-        self._before.append((mode.grad, mode.inference))
-        mode.grad = self._enabled
-        mode.inference = self.inference
+        self._before.append((mode.grad, mode.inference, mode.anomaly))
+        if self.grad is not None:
+            mode.grad = self.grad
+            mode.inference = self.inference
+        if self.anomaly is not None:
+            mode.anomaly = self.anomaly
 
     def __exit__(self, *error: object) -> None:
-        mode.grad, mode.inference = self._before.pop()
+        mode.grad, mode.inference, mode.anomaly = self._before.pop()
+
+    def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(fn)
+        def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+            with type(self)():  # another one for each call: several threads may be inside
+                return fn(*args, **kwargs)
+
+        return inside
 
 
-class no_grad(set_grad_enabled):
+class no_grad(_Setting):
     """Compute without recording: `with no_grad():` or `@no_grad()`."""
 
-    def __init__(self) -> None:
-        super().__init__(False)
+    grad = False
 
 
-class enable_grad(set_grad_enabled):
+class enable_grad(_Setting):
     """Record again inside a `no_grad` block."""
 
-    def __init__(self) -> None:
-        super().__init__(True)
+    grad = True
 
 
-class inference_mode(no_grad):
+class inference_mode(_Setting):
     """`no_grad`, and a promise that nothing computed inside will be asked for a gradient."""
 
+    grad = False
     inference = True
+
+
+class set_grad_enabled:
+    """Record ops or not, from here on, or in a `with` block, or in a function decorated with it; per thread."""
+
+    __slots__ = ("_before", "_enabled")
+
+    def __init__(self, enabled: bool) -> None:
+        self._before = mode.grad
+        self._enabled = mode.grad = bool(enabled)
+
+    def __enter__(self) -> None:
+        mode.grad = self._enabled
+
+    def __exit__(self, *error: object) -> None:
+        mode.grad = self._before
+
+    def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
+        mode.grad = self._before
+        return (enable_grad if self._enabled else no_grad)()(fn)
 
 
 def is_grad_enabled() -> bool:
@@ -530,18 +592,13 @@ def is_grad_enabled() -> bool:
     return mode.grad
 
 
-class detect_anomaly(contextlib.ContextDecorator):
+class detect_anomaly(_Setting):
     """Name the forward call behind a failing backward or a NaN gradient; slow, for debugging."""
 
-    def __init__(self) -> None:
-        self._before: list[bool] = []
+    anomaly = True
 
-    def __enter__(self) -> None:
-        self._before.append(mode.anomaly)
-        mode.anomaly = True
 
-    def __exit__(self, *error: object) -> None:
-        mode.anomaly = self._before.pop()
+_handle_keys = itertools.count()  # never used twice: a handle may be removed twice
 
 
 class RemovableHandle:
@@ -549,7 +606,7 @@ class RemovableHandle:
 
     def __init__(self, hooks: dict[int, Any], hook: Any) -> None:
         self._hooks = hooks
-        self._key = max(hooks, default=0) + 1
+        self._key = next(_handle_keys)
         hooks[self._key] = hook
 
     def remove(self) -> None:
@@ -594,9 +651,7 @@ class FunctionCtx:
     def saved_tensors(self) -> tuple[Any, ...]:
         node = self._node()
         if node.saved is None:
-            raise RuntimeError(
-                f"the tensors saved by '{node.name}' were freed; pass retain_graph=True to backward"
-            )
+            raise RuntimeError(f"the tensors saved by '{node.name}' were freed; pass retain_graph=True to backward")
         return tuple(None if s is None else s.unpack(node) for s in node.saved["tensors"])
 
     def mark_non_differentiable(self, *tensors: Tensor) -> None:
@@ -633,9 +688,7 @@ class FunctionNode(Node):
             )
         for i, r in enumerate(result):
             if r is not None and not isinstance(r, Variable):
-                raise TypeError(
-                    f"{self.name}.backward returned {type(r).__name__} for argument {i}, not a Tensor"
-                )
+                raise TypeError(f"{self.name}.backward returned {type(r).__name__} for argument {i}, not a Tensor")
         # aliases: what backward returned may be kept by it, and is then not ours to add to
         return [_alias(r) if r is not None and want else None for r, want in zip(result, wanted, strict=True)]
 
@@ -679,9 +732,7 @@ class _Pick:
         assert isinstance(source, FunctionNode)
         earlier = source.collected[self.slot]
         source.collected[self.slot] = g if earlier is None else earlier + g
-        return [
-            Variable.new(np.zeros((), g._array.dtype))
-        ]  # a token: the gradients themselves are in `collected`
+        return [Variable.new(np.zeros((), g._array.dtype))]  # a token: the gradients themselves are in `collected`
 
 
 class Function:
@@ -737,9 +788,7 @@ class Function:
 
     @classmethod
     def _record(cls, ctx: FunctionCtx, args: Any, edges: tuple[Edge, ...], outputs: tuple[Any, ...]) -> Any:
-        metas = tuple(
-            (a._array.shape, a._array.dtype) if isinstance(a, Variable) else ((), None) for a in args
-        )
+        metas = tuple((a._array.shape, a._array.dtype) if isinstance(a, Variable) else ((), None) for a in args)
         node = FunctionNode(cls, edges, metas, {}, False)
         node.ctx = ctx
         ctx._node = weakref.ref(node)
@@ -761,4 +810,6 @@ class Function:
         for out, result, head in zip(outputs, results, heads, strict=True):
             if id(out) not in skip and out._array.dtype.kind == "f":
                 result._node = head
+            if out._view is not None or any(out is a for a in args):  # nobody could tell the base of a write
+                result._view = View(out if out._view is None else out._view.base, None, out._version.n)
         return results

@@ -15,7 +15,7 @@ from . import device as devices
 from .dtypes import as_dtype, float32, int64, is_float
 from .ops.dims import size_of
 from .random import Generator, default_generator
-from .tensor import Tensor
+from .tensor import Tensor, over_foreign
 
 # -------------------------------------------------------------------------------------------------- from data
 
@@ -53,14 +53,14 @@ def from_numpy(ndarray: np.ndarray) -> Tensor:
     """
     if not isinstance(ndarray, np.ndarray):
         raise TypeError(f"from_numpy expects a NumPy array, got {type(ndarray).__name__}; use tg.tensor()")
-    return Tensor(_supported(ndarray))
+    return over_foreign(_supported(ndarray))
 
 
 def from_dlpack(ext_tensor: Any) -> Tensor:
     """A tensor over the memory of any object that speaks DLPack, such as an array or another library's
     tensor.
     """
-    return Tensor(_supported(np.from_dlpack(ext_tensor)))
+    return over_foreign(_supported(np.from_dlpack(ext_tensor)))
 
 
 def _array_of(data: Any, dtype: Any) -> np.ndarray:

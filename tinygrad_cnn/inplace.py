@@ -38,7 +38,7 @@ def write(x: Any, result: Any) -> Any:
         node = result._node
         np.copyto(target, value, casting="same_kind")
         x._version.n += 1
-        x._node = node
+        _succeed(x, node)
         _tell_base(x)
     else:
         np.copyto(target, value, casting="same_kind")
@@ -103,8 +103,16 @@ def _tell_base(x: Any) -> None:
         base = view.base
         # base._node, not edge_to(base): it speaks of the base before the write
         before = Variable.new(base._array, base._version, base._node)
-        base._node = _write_view(before, x, view.replay)._node
+        _succeed(base, _write_view(before, x, view.replay)._node)
         x = base
+
+
+def _succeed(x: Any, node: Node | None) -> None:
+    """Give x its new history; a gradient that x retains is that of its new value."""
+    old = x._node
+    if node is not None and old is not None and old.retain is not None and old.retain() is x:
+        node.retain, old.retain = old.retain, None
+    x._node = node
 
 
 @op

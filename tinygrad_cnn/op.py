@@ -80,14 +80,10 @@ class Op:
             return name, "aux", self.aux.index(name)
         if name.removesuffix("_shape") in self.names:
             return name, "shape", self.names.index(name.removesuffix("_shape"))
-        raise TypeError(
-            f"a vjp rule of {self.name} names {name!r}, which is none of {self.names + self.aux} or 'out'"
-        )
+        raise TypeError(f"a vjp rule of {self.name} names {name!r}, which is none of {self.names + self.aux} or 'out'")
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        return (
-            self if instance is None else MethodType(self, instance)
-        )  # an op is a method where a class names it
+        return self if instance is None else MethodType(self, instance)  # an op is a method where a class names it
 
     def __call__(self, *args: Any, **params: Any) -> Any:
         out = self.forward(*[a._array if isinstance(a, Variable) else a for a in args], **params)
@@ -132,7 +128,7 @@ class Op:
                     meta = a._array.shape, a._array.dtype
             edges.append(edge)
             metas.append(meta)
-        if not needed:
+        if not needed or result._array.dtype.kind != "f":
             return
         saved: dict[str, Any] = {}
         keeps = False
@@ -150,6 +146,8 @@ class Op:
                     value = args[at]
                     if isinstance(value, Variable):
                         value = Saved(value, edges[at])
+                    elif isinstance(value, np.ndarray):
+                        value = value.copy(order="K")  # the user's own, who may change it
                 elif kind == "out":
                     value = SavedOutput(result, None)
                 elif kind == "aux":

@@ -87,7 +87,8 @@ class Tensor(Variable, result=True):
     @property
     def data(self) -> Tensor:
         """The same storage outside the graph; writes to it are not guarded."""
-        return Tensor(self._array)
+        self._version.exposed = True
+        return over_foreign(self._array)
 
     @data.setter
     def data(self, value: Tensor) -> None:
@@ -149,6 +150,7 @@ class Tensor(Variable, result=True):
         """The array itself, sharing memory; RuntimeError for a tensor that requires grad (use `detach()` first)."""
         if self.requires_grad:
             raise RuntimeError("numpy() on a tensor that requires grad would lose its history; use detach().numpy()")
+        self._version.exposed = True
         return self._array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -505,6 +507,13 @@ class Tensor(Variable, result=True):
 def _size(size: Sequence[Any]) -> tuple[Any, ...]:
     """`f(2, 3)` and `f((2, 3))` mean the same."""
     return tuple(size[0]) if len(size) == 1 and isinstance(size[0], Sequence) else tuple(size)
+
+
+def over_foreign(array: np.ndarray) -> Tensor:
+    """A tensor over memory that others hold too: no gradient may be added into it."""
+    x = Tensor(array)
+    x._version.exposed = True
+    return x
 
 
 def _rebuild(cls: type[Tensor], array: np.ndarray, requires_grad: bool) -> Tensor:
