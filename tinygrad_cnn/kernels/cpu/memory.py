@@ -17,9 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from .. import launch
+from ..compile import jit
+from . import simd
+
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 SMALL = 4096  # bytes: below it NumPy's own allocator is faster than looking for a buffer
 IDLE_LIMIT = 1 << 30  # bytes of unused buffers kept before the pool lets go of them
+SWAP = 1 << 18  # bytes of float32 from which a copy that swaps axes is worth compiling a kernel
 SCAN = 64  # buffers of one size looked at per request, and 64 more where a cursor stands: 100,000 may be alive
 
 CHANNELS_LAST = (0, 2, 3, 1)
@@ -163,7 +168,39 @@ def contiguous(x: np.ndarray) -> np.ndarray:
 
 
 def copy(x: np.ndarray) -> np.ndarray:
-    """A C-contiguous copy."""
+    """A C-contiguous copy; of images in the other order of axes by squares of vectors, NumPy takes 3 times as long."""
     out = empty(x.shape, x.dtype)
-    np.copyto(out, x)
+    swapped = _swapped(x) if x.nbytes >= SWAP and x.dtype == np.float32 else None
+    if swapped is None:
+        np.copyto(out, x)
+    else:
+        launch(_swap, swapped, out.reshape(-1), simd.lanes(x.dtype), work=2 * x.size)
     return out
+
+
+def _swapped(x: np.ndarray) -> np.ndarray | None:
+    """The C-contiguous (images, rows, columns) that x shows as (images, columns, rows), two axes in one; or None.
+
+    None as well for less than 32 rows or columns, where squares of 16 leave too much to the scalar edges.
+    """
+    if x.ndim == 4:
+        for order in (CHANNELS_LAST, CHANNELS_FIRST):
+            base = x.transpose(order)
+            if base.flags.carray:
+                n, a, b, c = base.shape
+                rows, columns = (a * b, c) if order == CHANNELS_LAST else (a, b * c)
+                return base.reshape(n, rows, columns) if min(rows, columns) >= 32 else None
+    return None
+
+
+@jit(parts=True)
+def _swap(x, y, lanes, p, parts):
+    images, rows, columns = x.shape
+    source = x.reshape(-1)
+    width = 4 * lanes
+    bands = (columns + width - 1) // width
+    for task in range(p * images * bands // parts, (p + 1) * images * bands // parts):
+        image = task // bands
+        first = (task - image * bands) * width
+        at, to = image * rows * columns + first, image * rows * columns + first * rows
+        simd.transpose(rows, min(width, columns - first), source, at, columns, y, to, rows, lanes)

@@ -94,7 +94,7 @@ def _max_of_window_typing(typing_context, x, at, steps, taps, best, winner, to, 
         scalar, place = context.get_data_type(x.dtype), context.get_data_type(winner.dtype)
         size = context.get_abi_sizeof(scalar)
         count = _LANES // size
-        vector, numbers, bits = (ir.VectorType(kind, count) for kind in (scalar, _INT32, ir.IntType(1)))
+        vector, numbers = ir.VectorType(scalar, count), ir.VectorType(_INT32, count)
 
         def pointer(which, kind, at):
             data = context.make_array(signature.args[which])(context, builder, values[which]).data
