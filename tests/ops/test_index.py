@@ -18,7 +18,7 @@ from tinygrad_cnn.testing import strategies as draw
 
 
 def as_pytorch(x: np.ndarray, key: Any) -> np.ndarray:
-    """x[key] in the order of PyTorch: ints, slices and None first, then arrays; to NumPy ints beside arrays are arrays."""
+    """x[key] in the order of PyTorch: ints, slices and None first, then arrays; to NumPy such ints are arrays too."""
     items = list(key) if isinstance(key, tuple) else [key]
     if not any(isinstance(k, np.ndarray) for k in items):
         return np.asarray(x[key])
