@@ -75,7 +75,8 @@ class _BatchNorm(Module):
             momentum = 1.0 / (int(tracked.item()) + 1)  # the mean of all batches so far
         out = F.batch_norm(input, mean, var, self.weight, self.bias, True, momentum or 0.0, self.eps)
         if tracked is not None:
-            tracked += 1
+            tracked._array += 1
+            tracked._version.n += 1
         return out
 
     def extra_repr(self) -> str:

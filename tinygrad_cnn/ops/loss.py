@@ -36,19 +36,18 @@ def _reduced(loss: Any, reduction: str) -> Any:
 def _cross_entropy(
     input: Any, target: Any, weight: Any, ignore_index: int, label_smoothing: float, reduction: str
 ) -> Any:
-    """(R, C), (R,), (C,) -> (R,) or (); also each row's share in the result, and log(sum(e ** input)) "
-    "(R,)."""
+    """(R, C), (R,), (C,) -> (R,) or (); also a row's share in the result, and log(sum(e ** input)) (R,)."""
     labels = target.astype(np.int64, copy=False)
     loss, row_weight, lse = on(input).cross_entropy(input, labels, weight, ignore_index, label_smoothing)
     if reduction == "none":
-        return loss, np.ones_like(loss), lse
-    total = np.asarray(loss.sum(dtype=np.float64), input.dtype)
-    if reduction == "sum":
-        return total, np.ones_like(loss), lse
-    count = row_weight.sum(dtype=np.float64)
-    if count == 0:  # every row is ignored: 0 / 0, and no row has a gradient
-        return np.full_like(total, np.nan), np.zeros_like(loss), lse
-    return np.asarray(total / count, input.dtype), np.full_like(loss, 1 / count), lse
+        return loss, 1.0, lse
+    total = np.add.reduce(loss, dtype=np.float64)
+    share = 1.0
+    if reduction == "mean":
+        count = float(np.add.reduce(row_weight, dtype=np.float64))
+        # Where every row is ignored the mean is 0 / 0, and no row has a gradient.
+        share, total = (1 / count, total / count) if count else (0.0, np.nan)
+    return np.asarray(total, input.dtype), share, lse
 
 
 def _cross_entropy_fused(
@@ -57,16 +56,16 @@ def _cross_entropy_fused(
     input: Any,
     target: Any,
     weight: Any,
-    share: Any,
+    share: float,
     lse: Any,
     ignore_index: int,
     label_smoothing: float,
 ) -> Any:
     labels = target._array.astype(np.int64, copy=False)
     each = None if weight is None else weight._array
-    dx = on(share).cross_entropy_grad(
-        g._array * share, input._array, lse, labels, each, ignore_index, label_smoothing
-    )
+    rows = np.empty(len(lse), g._array.dtype)
+    np.multiply(g._array, share, out=rows)
+    dx = on(rows).cross_entropy_grad(rows, input._array, lse, labels, each, ignore_index, label_smoothing)
     return Variable.new(dx), None, None
 
 
@@ -76,7 +75,7 @@ def _cross_entropy_composed(
     input: Any,
     target: Any,
     weight: Any,
-    share: Any,
+    share: float,
     ignore_index: int,
     label_smoothing: float,
 ) -> Any:
@@ -87,7 +86,7 @@ def _cross_entropy_composed(
     labels = np.where(target._array == ignore_index, 0, target._array).astype(np.int64)
     q = np.tile(each * (label_smoothing / classes), (len(labels), 1))
     q[np.arange(len(labels)), labels] += (1 - label_smoothing) * each[labels]
-    q *= share[:, None] * (target._array != ignore_index)[:, None]
+    q *= share * (target._array != ignore_index)[:, None]
     rows = g.reshape(-1, 1)
     return rows * (input.softmax(1) * Variable.new(q.sum(1, keepdims=True)) - Variable.new(q)), None, None
 
@@ -197,9 +196,7 @@ def _check_labels(name: str, input: Any, target: Any, weight: Any, ignore_index:
         raise TypeError(f"{name} expects integer labels, got {labels.dtype}; use .long()")
     expected = shape[:dim] + shape[dim + 1 :]
     if labels.shape != expected:
-        raise ValueError(
-            f"{name} expects labels of shape {expected} for an input of {shape}, got {labels.shape}"
-        )
+        raise ValueError(f"{name} expects labels of shape {expected} for an input of {shape}, got {labels.shape}")
     flat = labels.reshape(-1).astype(np.int64, copy=False)
     lowest, highest = on(labels).label_range(flat, int(ignore_index))
     if lowest < 0 or highest >= shape[dim]:
@@ -210,9 +207,7 @@ def _check_labels(name: str, input: Any, target: Any, weight: Any, ignore_index:
         )
 
 
-def nll_loss(
-    input: Any, target: Any, weight: Any = None, *, ignore_index: int = -100, reduction: str = "mean"
-) -> Any:
+def nll_loss(input: Any, target: Any, weight: Any = None, *, ignore_index: int = -100, reduction: str = "mean") -> Any:
     """-input of the right class: the loss for classification from log-probabilities.
 
     Shapes, weight, ignore_index, reduction and errors as in cross_entropy, with class labels only;

@@ -84,9 +84,11 @@ _batch_norm.joint_vjp(_batch_norm_fused, composed=_batch_norm_composed)
 
 
 @op
-def _channel_affine(input: Any, scale: Any, shift: Any) -> Any:
-    """(N, C, ...) * (C,) + (C,) -> (N, C, ...)."""
-    return on(input).channel_affine(input, scale, shift)
+def _batch_norm_eval(input: Any, weight: Any, bias: Any, mean: Any, rstd: Any) -> Any:
+    """(N, C, ...) with the statistics (C,) of another time: an affine map of each channel."""
+    scale = rstd if weight is None else rstd * weight
+    shift = -mean * scale
+    return on(input).channel_affine(input, scale, shift if bias is None else shift + bias)
 
 
 def _over_channels(x: Any) -> Any:
@@ -94,10 +96,10 @@ def _over_channels(x: Any) -> Any:
     return x.sum((0, *range(2, x.ndim)))
 
 
-_channel_affine.vjps(
-    input=lambda g, scale: _channel_affine(g, scale, Variable.new(np.zeros_like(scale._array))),
-    scale=lambda g, input: _over_channels(g * input),
-    shift=lambda g: _over_channels(g),
+_batch_norm_eval.vjps(
+    input=lambda g, weight, mean, rstd: _batch_norm_eval(g, weight, None, mean=np.zeros_like(mean), rstd=rstd),
+    weight=lambda g, input, mean, rstd: _over_channels(g * _batch_norm_eval(input, None, None, mean=mean, rstd=rstd)),
+    bias=lambda g: _over_channels(g),
 )
 
 
@@ -138,19 +140,14 @@ def batch_norm(
     if training:
         return _train(input, running_mean, running_var, weight, bias, momentum, float(eps))
     if running_mean is None or running_var is None:
-        raise ValueError(
-            "batch_norm expects running_mean and running_var when not training; or pass training=True"
-        )
-    scale = (running_var.to(input.dtype) + eps).rsqrt()
-    if weight is not None:
-        scale = scale * weight
-    shift = -running_mean.to(input.dtype) * scale
-    return _channel_affine(_flat(input), scale, shift if bias is None else shift + bias).reshape(*input.shape)
+        raise ValueError("batch_norm expects running_mean and running_var when not training; or pass training=True")
+    rstd = 1 / np.sqrt(running_var._array.astype(np.float64) + eps)
+    mean = running_mean._array.astype(np.float64)  # a copy: training may move the statistics before backward
+    out = _batch_norm_eval(_flat(input), weight, bias, mean=mean, rstd=rstd)
+    return out if input._array.ndim <= 4 else out.reshape(*input.shape)
 
 
-def _train(
-    input: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, momentum: float, eps: float
-) -> Any:
+def _train(input: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, momentum: float, eps: float) -> Any:
     shape = input._array.shape
     if input._array.size // shape[1] < 2:
         raise ValueError(
@@ -211,9 +208,7 @@ def _layer_norm_composed(g: Any, wanted: Sequence[bool], input: Any, weight: Any
 _layer_norm.joint_vjp(_layer_norm_fused, composed=_layer_norm_composed)
 
 
-def layer_norm(
-    input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
-) -> Any:
+def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
     """(input - mean) / sqrt(var + eps) * weight + bias, with the statistics of each item's own features.
 
     The variance is the biased one. normalized_shape, an int or ints, is the end of input's shape; weight and
@@ -233,9 +228,7 @@ def layer_norm(
         )
     for name, x in (("weight", weight), ("bias", bias)):
         if x is not None and x._array.shape != features:
-            raise ValueError(
-                f"layer_norm expects a {name} of normalized_shape {features}, got {x._array.shape}"
-            )
+            raise ValueError(f"layer_norm expects a {name} of normalized_shape {features}, got {x._array.shape}")
     if 0 in features:
         raise ValueError(f"layer_norm expects at least one feature, got normalized_shape {features}")
     if eps < 0:
