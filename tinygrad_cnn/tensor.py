@@ -359,6 +359,8 @@ class Tensor(Variable, result=True):
 
     exp = ops.exp
     log = ops.log
+    expm1 = ops.expm1
+    log1p = ops.log1p
     sqrt = ops.sqrt
     rsqrt = ops.rsqrt
     sign = ops.sign

@@ -96,6 +96,15 @@ def test_setitem(data: st.DataObject) -> None:
     agree(assign, reference, base, value, degree=1)
 
 
+def test_setitem_of_one_place_twice() -> None:
+    """The last value stays and has the gradient; PyTorch gives it to both."""
+    x, value = tg.zeros(3), tg.tensor([1.0, 2.0, 5.0], requires_grad=True)
+    x[[1, 1, 0]] = value
+    assert x.tolist() == [5, 2, 0]
+    (g,) = tg.autograd.grad(x.sum(), value)
+    assert g.tolist() == [0, 1, 1]
+
+
 def test_setitem_without_a_graph() -> None:
     """Numbers, arrays and tensors of other dtypes are cast and written in place, and seen by all views."""
     x = tg.zeros(2, 3, dtype=tg.int64)
