@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import launch, silent
 from ..compile import jit
-from .memory import CHANNELS_LAST, SMALL, axis_order, empty, flat, nchw
+from .memory import CHANNELS_FIRST, CHANNELS_LAST, SMALL, axis_order, contiguous, empty, flat
 from .memory import empty_like as empty_like
 from .vector_math import erf_to_single, erfc_to_single, exp_of_negative
 
@@ -56,18 +56,21 @@ def _nbytes(x: Any) -> int:
 
 def _alike(x: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """An output like x, its elements in memory order, and x and the others as flat arrays of the same order."""
-    order = axis_order(x)
-    if order is None:
-        out = empty(x.shape, x.dtype)
-        elements = out.reshape(-1)
-    elif order is CHANNELS_LAST:
-        n, c, h, w = x.shape
-        base = empty((n, h, w, c), x.dtype)
-        out, elements = nchw(base), base.reshape(-1)
+    if x.flags.carray:
+        order, base = None, x
+    elif x.ndim == 4 and (last := x.transpose(CHANNELS_LAST)).flags.carray:
+        order, base = CHANNELS_LAST, last
     else:
-        out = empty_like(x)
-        elements = out.transpose(order).reshape(-1)
-    return out, elements, [flat(other, order) for other in (x, *others)]
+        order = axis_order(x)
+        base = contiguous(x if order is None else x.transpose(order))
+    made = empty(base.shape, x.dtype)
+    if order is None:
+        out = made
+    elif order is CHANNELS_LAST:
+        out = made.transpose(CHANNELS_FIRST)
+    else:
+        out = made.transpose(np.argsort(order))
+    return out, made.reshape(-1), [base.reshape(-1), *[flat(other, order) for other in others]]
 
 
 def _arithmetic(code: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -112,7 +115,9 @@ def _relu(x, y, p, parts):
 def relu_grad(g: np.ndarray, out: np.ndarray) -> np.ndarray:
     """g, but 0 where relu's output (or input) is <= 0; at NaN the gradient passes, as in PyTorch."""
     if g.nbytes < SMALL:
-        return np.asarray(np.where(out <= 0, g.dtype.type(0), g))
+        dx = g.copy("K")
+        np.putmask(dx, out <= 0, 0)
+        return dx
     dx, elements, (out, g) = _alike(out, g)
     launch(_relu_grad, g, out, elements, work=g.size)
     return dx

@@ -36,19 +36,22 @@ def max_pool2d(
     n, h, w, c = base.shape
     y = empty((n, *out_hw, c), x.dtype)
     index = empty(y.shape, np.uint8 if kernel[0] * kernel[1] <= 256 else np.int32)
-    taps = [_taps(*axis) for axis in zip((h, w), kernel, stride, padding, dilation, out_hw, strict=True)]
+    taps = _taps((h, w), kernel, stride, padding, dilation, out_hw)
     steps = dilation[0] * w * c, dilation[1] * c, kernel[1]
     launch(_max_pool, base, y, index, *taps, steps, work=y.size * kernel[0] * kernel[1])
     return nchw(y), nchw(index)
 
 
 @lru_cache(maxsize=1024)
-def _taps(size: int, kernel: int, stride: int, padding: int, dilation: int, windows: int) -> np.ndarray:
-    """(windows, 3) along one axis: the first tap and the last + 1 that are no padding, and the cell of the first."""
-    start = np.arange(windows) * stride - padding
-    first = np.maximum(0, -(start // dilation))
-    last = np.minimum(kernel, (size - 1 - start) // dilation + 1)
-    return np.stack([first, last, start + first * dilation], axis=1)
+def _taps(hw: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out_hw: Pair) -> list[np.ndarray]:
+    """(windows, 3) for each axis: the first tap and the last + 1 that are no padding, and the cell of the first."""
+    axes = []
+    for size, taps, step, pad, spread, windows in zip(hw, kernel, stride, padding, dilation, out_hw, strict=True):
+        start = np.arange(windows) * step - pad
+        first = np.maximum(0, -(start // spread))
+        last = np.minimum(taps, (size - 1 - start) // spread + 1)
+        axes.append(np.stack([first, last, start + first * spread], axis=1))
+    return axes
 
 
 @jit(parts=True)
@@ -165,7 +168,7 @@ def max_pool2d_scatter(
     dx = empty((n, *input_hw, c), g.dtype)
     overlap = (kernel[0] - 1) * dilation[0] + 1 > stride[0]
     taps = _tap_offsets(kernel, dilation, input_hw[1] * c, c)
-    windows = [_taps(*axis) for axis in zip(input_hw, kernel, stride, padding, dilation, base.shape[1:3], strict=True)]
+    windows = _taps(input_hw, kernel, stride, padding, dilation, base.shape[1:3])
     launch(_max_scatter, base, index, dx, taps, *windows, *stride, *padding, overlap, work=dx.size + 2 * base.size)
     return nchw(dx)
 

@@ -1,7 +1,7 @@
 """Sums over any axes, accumulated in float64 or pairwise; means; sums back to a broadcast shape.
 
-NumPy adds the rows of a float32 (rows, channels) matrix one after the other, which loses three digits over the pixels of
-a batch; the kernel here adds them in many float64 lanes, over shards fixed by the size, not by the thread count.
+NumPy adds the rows of a float32 (rows, channels) matrix one after the other, which loses three digits over the
+pixels of a batch; the kernel here adds them in many float64 lanes, over shards fixed by the size, not by threads.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ class _Plan(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _plan(
-    shape: tuple[int, ...], order: tuple[int, ...] | None, axes: tuple[int, ...], keepdims: bool
-) -> _Plan:
+def _plan(shape: tuple[int, ...], order: tuple[int, ...] | None, axes: tuple[int, ...], keepdims: bool) -> _Plan:
     memory = order or tuple(range(len(shape)))
     summed = [axis in axes for axis in memory]
     sizes = [shape[axis] for axis in memory]
@@ -103,9 +101,7 @@ def sum_to(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @silent
-def _scaled_sum(
-    x: np.ndarray, axes: tuple[int, ...] | None, keepdims: bool, divisor: int | None
-) -> np.ndarray:
+def _scaled_sum(x: np.ndarray, axes: tuple[int, ...] | None, keepdims: bool, divisor: int | None) -> np.ndarray:
     if axes is None:
         axes = tuple(range(x.ndim))
     plan = _plan(x.shape, axis_order(x), axes, keepdims)
