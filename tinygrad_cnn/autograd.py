@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import sys
 import threading
 import traceback
@@ -379,17 +380,30 @@ def _checked(result: Any, g: Any, hook: Hook) -> Any:
 
 def _accumulate(x: Variable, g: Any) -> None:
     """Add g to x.grad; take it over as it is where nobody else has it and it is laid out as x is."""
-    if mode.grad:
-        x.grad = _owned(g) if x.grad is None else x.grad + g
-    elif x.grad is not None:
-        np.add(x.grad._array, g._array, out=x.grad._array)
-        x.grad._version.n += 1
-    elif _is_unshared(g) and _same_layout(g._array, x._array):
-        x.grad = g
-    else:
-        grad = np.empty_like(x._array)
-        np.copyto(grad, g._array)
-        x.grad = Variable.new(grad)
+    with _adding:
+        if mode.grad:
+            x.grad = _owned(g) if x.grad is None else x.grad + g
+        elif x.grad is not None:
+            np.add(x.grad._array, g._array, out=x.grad._array)
+            x.grad._version.n += 1
+        elif _is_unshared(g) and _same_layout(g._array, x._array):
+            x.grad = g
+        else:
+            grad = np.empty_like(x._array)
+            np.copyto(grad, g._array)
+            x.grad = Variable.new(grad)
+
+
+_adding = threading.RLock()  # threads that share a weight: NumPy adds without the GIL
+
+
+def _after_fork() -> None:
+    global _adding
+    _adding = threading.RLock()  # the thread that held it does not exist in the child
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _same_layout(a: np.ndarray, b: np.ndarray) -> bool:

@@ -113,7 +113,8 @@ class Op:
         else:
             result = Variable.new(out if out is not array else array.view(), base._version)
             if mode.grad:
-                result._view = View(base, lambda b: self(b, *args[1:]), base._version.n)
+                rest = args[1:]  # not args: the base's history will hold this lambda, which must not hold the base
+                result._view = View(base, lambda b: self(b, *rest), base._version.n)
             elif base._requires_grad or base._node is not None:
                 result._view = View(base, None, base._version.n)
         if mode.grad:
