@@ -73,6 +73,7 @@ def test_names() -> None:
     assert [name for name, _ in net.named_children()] == ["block", "norm"]
     net.twin = net.block
     assert len(list(net.parameters())) == 7
+    assert len(list(net.modules())) == 6 and len(list(net.named_modules(remove_duplicate=False))) == 10
     assert [name for name, _ in net.named_children()] == ["block", "norm"]
     assert "twin.layers.0.weight" in dict(net.named_parameters(remove_duplicate=False))
     assert len(list(net.parameters(recurse=False))) == 1

@@ -79,7 +79,8 @@ def test_max_pool2d_gives_the_whole_gradient_to_the_first(problem: Any) -> None:
 
 
 def test_nan_wins_and_padding_never_does() -> None:
-    """NaN beats numbers and takes the gradient, the first NaN before others; -3 beats the zeros of no padding."""
+    """NaN beats numbers and takes the gradient, the first NaN before others; -3 beats the zeros of no "
+    "padding."""
     x = tg.full((1, 1, 4, 4), -3.0, requires_grad=True)
     with tg.no_grad():
         x[0, 0, 1, 1] = x[0, 0, 1, 2] = float("nan")
@@ -149,7 +150,8 @@ def test_adaptive_avg_pool2d_gradients(problem: Any) -> None:
 
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
 def test_windows_that_tile_conserve_the_gradient(k: int, m: int, p: int, q: int) -> None:
-    """Disjoint windows: the gradients of the cells sum to those of the outputs; adaptive agrees with plain."""
+    """Disjoint windows: the gradients of the cells sum to those of the outputs; adaptive agrees with "
+    "plain."""
     x = tg.ones(2, 1, k * p, m * q, dtype=tg.float64, requires_grad=True)
     y = F.avg_pool2d(x, (k, m))
     g = tg.from_numpy(np.random.default_rng(0).normal(size=y.shape))
@@ -177,6 +179,24 @@ def test_one_image_or_none(pool: Any) -> None:
     x = tg.from_numpy(np.random.default_rng(0).normal(size=(2, 3, 7, 7)))
     np.testing.assert_array_equal(pool(x[1]).numpy(), pool(x)[1].numpy())
     assert pool(x[:0]).shape == (0, *pool(x).shape[1:])
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_every_size_has_its_number_of_windows(ceil_mode: bool) -> None:
+    """Windows start a stride apart while they fit; with ceil_mode one more may hang over, if it starts "
+    "inside."""
+    for size, kernel, stride, dilation in np.ndindex(9, 4, 4, 2):
+        size, kernel, stride, dilation = size + 1, kernel + 1, stride + 1, dilation + 1
+        for padding in range(kernel // 2 + 1):
+            end = size + padding
+            starts = list(range(-padding, end - dilation * (kernel - 1), stride))
+            covered = bool(starts) and starts[-1] + dilation * (kernel - 1) == end - 1
+            if ceil_mode and starts and not covered and starts[-1] + stride < size:
+                starts.append(starts[-1] + stride)
+            if starts:
+                numbers = (kernel, 1), (stride, 1), (padding, 0), (dilation, 1)
+                y = F.max_pool2d(tg.ones(1, size, 1), *numbers, ceil_mode)
+                assert y.shape == (1, len(starts), 1), (size, kernel, stride, dilation, padding)
 
 
 # ------------------------------------------------------------------------------------------------- errors
