@@ -96,6 +96,25 @@ def test_setitem(data: st.DataObject) -> None:
     agree(assign, reference, base, value, degree=1)
 
 
+def test_an_element_of_a_vector_is_a_view() -> None:
+    """NumPy would hand out a number."""
+    x = tg.zeros(3)
+    x[1].fill_(5)
+    x[-1][...] = 7
+    assert x.tolist() == [0, 5, 7]
+
+
+def test_masks_of_several_dimensions_beside_other_keys() -> None:
+    """A mask stands for as many dimensions as it has."""
+    x, mask = tg.arange(12.0).reshape(2, 3, 2), tg.tensor([[True, False, True], [False, True, False]])
+    assert x[mask, 1].tolist() == [1, 5, 9]
+    assert x[mask, None, 1:].shape == (3, 1, 1)
+    assert x.permute(2, 0, 1)[0, mask].tolist() == [0, 4, 8]
+    assert x[None, ..., 0][0][mask].tolist() == [0, 4, 8]
+    x[mask, 0] = tg.tensor([1.0, 2.0, 3.0])
+    assert x[..., 0].tolist() == [[1, 2, 2], [6, 3, 10]]
+
+
 def test_setitem_of_one_place_twice() -> None:
     """The last value stays and has the gradient; PyTorch gives it to both."""
     x, value = tg.zeros(3), tg.tensor([1.0, 2.0, 5.0], requires_grad=True)
@@ -340,6 +359,8 @@ def test_composed() -> None:
         (lambda x, i: x[[0, 1], [0, 1, 2]], IndexError, r"\(2,\).*\(3,\)"),
         (lambda x, i: x.gather(0, i), IndexError, "index 5 is out of range for dimension 0 of size 2"),
         (lambda x, i: x.gather(1, -i), IndexError, "index -1"),
+        (lambda x, i: x.gather(1, i - i + 3), IndexError, "index 3 is out of range for dimension 1 of size 3"),
+        (lambda x, i: x.scatter_add(0, i - i + 2, x), IndexError, "index 2 is out of range"),
         (lambda x, i: x.gather(0, i.float()), TypeError, "float32"),
         (lambda x, i: x.gather(0, i[0]), RuntimeError, r"\(3,\).*\(2, 3\)"),
         (lambda x, i: x.gather(1, tg.zeros(3, 1).long()), RuntimeError, r"\(3, 1\)"),
