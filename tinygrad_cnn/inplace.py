@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .autograd import Node, Saved, Variable, Version, edge_to, mode, no_grad
+from .autograd.modes import mode, no_grad
+from .autograd.tape import Node, Saved, Variable, Version, edge_to
 from .op import op
 from .ops.elementwise import where
 from .ops.index import _slice, parse_key, replaced

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .autograd import Node, Saved, SavedOutput, Variable, View, edge_to, mode
+from .autograd.modes import mode
+from .autograd.tape import Node, Saved, SavedOutput, Variable, View, edge_to
 
 
 class Rule(NamedTuple):

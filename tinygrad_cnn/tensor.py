@@ -9,7 +9,7 @@ import numpy as np
 
 from . import autograd, ops
 from . import device as devices
-from .autograd import Variable, edge_to
+from .autograd.tape import Variable, edge_to
 from .dtypes import as_dtype, bool_, float32, float64, int32, int64, is_float
 from .inplace import assign, overwritten, write
 from .printing import tensor_repr
