@@ -48,7 +48,7 @@ def peak(best: bool) -> float:
     zeros = np.zeros(parts * rows * width, np.float32)
     operand = np.zeros(width, np.float32)
     tile = simd.tile_address(np.float32, simd.OUTER, vectors, rows)
-    call = lambda: kernels.launch(contract.run_tile, tile, plan, operand, zeros, work=1e9)  # noqa: E731
+    call = lambda: kernels.launch(contract.run_tile, tile, plan, operand, zeros, work=1e9)
     return 2 * parts * rows * width * depth * rounds / seconds(call, best) / 1e9
 
 

@@ -21,9 +21,7 @@ def conv2d(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Conv2dSp
     return y if bias is None else y + bias[:, None, None]
 
 
-def conv2d_input_grad(
-    g: np.ndarray, w: np.ndarray, input_hw: tuple[int, int], spec: Conv2dSpec
-) -> np.ndarray:
+def conv2d_input_grad(g: np.ndarray, w: np.ndarray, input_hw: tuple[int, int], spec: Conv2dSpec) -> np.ndarray:
     """(N, O, P, Q), (O, C/G, K, L) -> (N, C, H, W): each output pixel's gradient goes back to its window."""
     n, o, p, q = g.shape
     _, c, k, l = w.shape
@@ -48,9 +46,7 @@ def conv2d_input_grad(
     return x[:, :, top : top + input_hw[0], left : left + input_hw[1]]
 
 
-def conv2d_weight_grad(
-    x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int], spec: Conv2dSpec
-) -> np.ndarray:
+def conv2d_weight_grad(x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int], spec: Conv2dSpec) -> np.ndarray:
     """(N, C, H, W), (N, O, P, Q) -> (O, C/G, K, L): every window times the gradient of its output pixel."""
     windows = _windows(_pad(x, spec), kernel_hw, spec)
     n, c, p, q, k, l = windows.shape

@@ -72,7 +72,7 @@ def panels(dtype: Any, kind: int, rows: int, columns: int, widths: list[int] | N
 def panel_widths(dtype: Any, kind: int, rows: int, columns: int) -> list[int]:
     """How many vectors wide the panels of a (rows, columns) block should be, for the fewest cycles."""
     vectors = -(-columns // simd.lanes(dtype))
-    choices = [_split(vectors, -(-vectors // widest)) for widest in range(1, simd.max_vectors() + 1)]
+    choices = [_split(vectors, -(-vectors // widest)) for widest in range(1, simd.max_vectors(kind) + 1)]
     return min(choices, key=lambda widths: sum(_cycles(kind, rows, width) for width in widths))
 
 

@@ -18,7 +18,6 @@ from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
 from .conv_shared import copy_row
 from .simd import AK, AR, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, clear
 
-
 # fmt: off
 (IMAGES, X_IMAGE, G_IMAGE, TARGET, PADDED, KERNEL_ROWS, ROW_DOWN, W_ROW, COLUMNS_OUT, STEP, G_COLUMN, ACROSS,
  HEIGHT, WIDTH, TOP, LEFT, CHANNELS, TARGET_HEIGHT, TARGET_WIDTH, PANELS, TILE) = range(21)

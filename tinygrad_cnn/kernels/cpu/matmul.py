@@ -168,12 +168,14 @@ def _block(plan, a, b, c, bias, scratch, base, batch, group, top, bottom, first,
     more_depth = last - first - plan[M_DEPTH] // plan[M_DEPTHS]
     tile = M_TILE + TILE_ARGS * (2 * more_depth + (first > 0))
     left = batch * plan[M_A_BATCH] + top * plan[M_A_ROW] + first * plan[M_A_DEPTH]
-    if plan[M_PACK_A] == ROWS_PACKED:
-        for row in range(bottom - top):
-            copy(scratch, base + row * plan[M_PACKED_ROW], a, left + row * plan[M_A_ROW], last - first)
-    elif plan[M_PACK_A] == DEPTHS_PACKED:
-        for d in range(last - first):
-            copy(scratch, base + d * plan[M_PACKED_ROW], a, left + d * plan[M_A_DEPTH], bottom - top)
+    source = a
+    if plan[M_PACK_A]:
+        by_row = plan[M_PACK_A] == ROWS_PACKED
+        runs, length = (bottom - top, last - first) if by_row else (last - first, bottom - top)
+        step = plan[M_A_ROW] if by_row else plan[M_A_DEPTH]
+        for run in range(runs):
+            copy(scratch, base + run * plan[M_PACKED_ROW], a, left + run * step, length)
+        source, left = scratch, base
     panels, groups = plan[M_PANELS], plan[M_GROUPS]
     for p in range(panels * group // groups, panels * (group + 1) // groups):
         panel = M_HEADER + (more_rows * panels + p) * PANEL
@@ -184,14 +186,9 @@ def _block(plan, a, b, c, bias, scratch, base, batch, group, top, bottom, first,
             packed = base + plan[M_SCRATCH_B]
             end = plan[panel + PANEL + COLUMN] if p + 1 < panels else plan[M_COLUMNS]
             _pack_panel(plan, b, right, last - first, end - column, scratch, packed, plan[tile + BK])
-            if plan[M_PACK_A]:
-                _tiles(plan, tile, panel, scratch, base, scratch, packed, c, out, bias)
-            else:
-                _tiles(plan, tile, panel, a, left, scratch, packed, c, out, bias)
-        elif plan[M_PACK_A]:
-            _tiles(plan, tile, panel, scratch, base, b, right, c, out, bias)
+            _tiles(plan, tile, panel, source, left, scratch, packed, c, out, bias)
         else:
-            _tiles(plan, tile, panel, a, left, b, right, c, out, bias)
+            _tiles(plan, tile, panel, source, left, b, right, c, out, bias)
 
 
 @jit

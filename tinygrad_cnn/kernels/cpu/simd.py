@@ -75,13 +75,19 @@ def taps(kind: int) -> int:
 
 
 def max_rows(vectors: int, kind: int = OUTER) -> int:
-    """Rows of the largest tile of that many vectors without spills: accumulators, B's vectors, one broadcast."""
-    rows = (host().registers - 1 - taps(kind) * vectors) // vectors
+    """Rows of the largest tile of that many vectors without spills: accumulators, B's vectors, one broadcast.
+
+    Without AVX-512 a mask takes a register as well, and LLVM wants one or two more for all but the plain tile.
+    """
+    spare = 1 if host().registers == 32 else {OUTER: 2, LANEWISE: 4}.get(kind, 3)
+    rows = (host().registers - spare - taps(kind) * vectors) // vectors
     return min(rows, 14 if taps(kind) == 1 else 16)
 
 
-def max_vectors() -> int:
-    """Vectors of the widest tile worth having: it still has three rows."""
+def max_vectors(kind: int = OUTER) -> int:
+    """Vectors of the widest tile worth having: it still has three rows; with two, a slide gains nothing more."""
+    if taps(kind) > 1:
+        return 2 if host().registers == 32 else 1
     return 4 if host().registers == 32 else 3
 
 
@@ -253,9 +259,16 @@ class _Tile:
             phi.add_incoming(first, before)
             phi.add_incoming(following, last)
         done = self.function.append_basic_block("done")
-        builder.cbranch(builder.icmp_signed("!=", fewer, _int(0)), head, done)
+        branch = builder.cbranch(builder.icmp_signed("!=", fewer, _int(0)), head, done)
+        branch.set_metadata("llvm.loop", self.not_unrolled())
         builder.position_at_end(done)
         return out
+
+    def not_unrolled(self) -> Any:
+        """Loop metadata, a node that refers to itself: unrolled, small tiles run out of integer registers."""
+        node = self.module.add_metadata([self.function, self.module.add_metadata(["llvm.loop.unroll.disable"])])
+        node.operands = (node, node.operands[1])
+        return node
 
     def at(self, pointer: Any, index: Any, kind: Any = None) -> Any:
         return self.builder.gep(pointer, [index], source_etype=kind or self.scalar)
@@ -285,8 +298,9 @@ class _Tile:
 
     def below(self, count: Any) -> Any:
         """A mask of the first `count` lanes."""
-        index = ir.VectorType(INT64, self.lanes)
-        return self.builder.icmp_unsigned("<", index(list(range(self.lanes))), self.splat(count, index))
+        index = ir.VectorType(ir.IntType(8 * self.align), self.lanes)  # as wide as the scalars: one AVX2 register
+        count = self.builder.trunc(count, index.element) if self.align == 4 else count
+        return self.builder.icmp_signed("<", index(list(range(self.lanes))), self.splat(count, index))
 
     def splat(self, value: Any, kind: Any = None) -> Any:
         kind = kind or self.vector

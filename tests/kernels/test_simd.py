@@ -1,0 +1,122 @@
+"""The register tiles: right sums for any strides, and the machine code that their speed depends on."""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import re
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import types
+
+from tinygrad_cnn.kernels import jit
+from tinygrad_cnn.kernels.cpu import simd
+
+KINDS = [simd.OUTER, simd.LANEWISE, *simd.SLIDES.values()]
+WIDTHS = [(kind, vectors) for kind in KINDS for vectors in range(1, simd.max_vectors(kind) + 1)]
+
+
+@jit
+def run(address, plan, a, b, c, bias, lanes):  # type: ignore[no-untyped-def]
+    simd.call_tile(address, plan, 0, a, 0, b, 0, c, 0, bias, 0, lanes)
+
+
+@jit
+def run_transpose(rows, columns, source, target, lanes):  # type: ignore[no-untyped-def]
+    simd.transpose(rows, columns, source, 0, columns, target, 0, rows, lanes)
+
+
+@jit
+def run_dot(a, b, n):  # type: ignore[no-untyped-def]
+    return simd.dot(a, 0, b, 0, n)
+
+
+def naive_tile(kind: int, rows: int, columns: int, plan: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    n1, n2, n3, a1, a2, ak, ar, b1, b2, bk = (int(v) for v in plan[:10])
+    taps = simd.taps(kind)
+    sums = np.zeros((rows, columns))
+    for i, j, k, tap in np.ndindex(n1, n2, n3, taps):
+        for r in range(rows):
+            at = i * a1 + j * a2 + k * ak + (r + (tap if taps > 1 else 0)) * ar
+            left = a[at : at + columns] if kind == simd.LANEWISE else a[at]
+            right = i * b1 + (j if taps == 1 else tap) * b2 + k * bk
+            sums[r] += left.astype(np.float64) * b[right : right + columns]
+    return sums
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(WIDTHS),
+    st.sampled_from("fd"),
+    st.data(),
+)
+def test_a_tile_sums_what_its_strides_say(kind_vectors: tuple[int, int], dtype: str, data: st.DataObject) -> None:
+    kind, vectors = kind_vectors
+    rows = data.draw(st.integers(1, simd.max_rows(vectors, kind)), "rows")
+    lanes = data.draw(st.integers(1, simd.lanes(dtype)), "lanes")
+    start = data.draw(st.sampled_from([simd.ZERO, simd.BIAS, simd.LOAD]), "start")
+    columns = (vectors - 1) * simd.lanes(dtype) + lanes
+    n1, n2, n3 = (data.draw(st.integers(1, 4)) for _ in range(3))
+    n2 = n2 if simd.taps(kind) == 1 else 1
+    strides = [data.draw(st.integers(0, 9)) for _ in range(7)]
+    ldc = columns + data.draw(st.integers(0, 3), "gap")
+    plan = np.array([n1, n2, n3, *strides, ldc, start], np.int64)
+    rng = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
+    a, b, c, bias = (rng.standard_normal(size).astype(dtype) for size in (800, 800, rows * ldc, columns))
+    expected = c.reshape(rows, ldc).astype(np.float64)
+    first = {simd.ZERO: 0, simd.BIAS: bias, simd.LOAD: expected[:, :columns]}[start]
+    expected[:, :columns] = first + naive_tile(kind, rows, columns, plan, a, b)
+    run(simd.tile_address(dtype, kind, vectors, rows), plan, a, b, c, bias, lanes)
+    tolerance = 300 * np.finfo(dtype).eps
+    np.testing.assert_allclose(c.reshape(rows, ldc), expected, rtol=tolerance, atol=tolerance)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 50), st.integers(1, 50), st.sampled_from("fd"))
+def test_transpose(rows: int, columns: int, dtype: str) -> None:
+    x = np.arange(rows * columns, dtype=dtype).reshape(rows, columns)
+    out = np.full(x.size, -1, dtype)
+    run_transpose(rows, columns, x.reshape(-1), out, simd.lanes(dtype))
+    np.testing.assert_array_equal(out.reshape(columns, rows), x.T)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 300), st.sampled_from("fd"))
+def test_dot(n: int, dtype: str) -> None:
+    a, b = np.random.default_rng(n).standard_normal((2, n + 1)).astype(dtype)
+    a[n] = b[n] = np.nan  # beyond the end
+    exact = float(np.dot(a[:n].astype(np.float64), b[:n].astype(np.float64)))
+    assert abs(run_dot(a, b, n) - exact) <= 20 * np.finfo(dtype).eps * (1 + np.abs(a[:n] * b[:n]).sum())
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86 assembly")
+@pytest.mark.skipif(not simd.host().fma, reason="the processor has no fused multiply-add")
+@pytest.mark.parametrize(("kind", "vectors"), WIDTHS)
+def test_inner_loops_hold_vector_multiply_adds_and_nothing_spills(kind: int, vectors: int) -> None:
+    """An upgrade of LLVM that spills accumulators or scalarises the loop would cost up to 30 times the speed."""
+    signature = (types.UniTuple(types.float32, vectors), types.UniTuple(types.int64, kind + 1))
+    fresh = numba.njit(simd._tiles.py_func)  # what comes from the cache cannot be inspected
+    fresh.compile(signature)
+    assembly = fresh.inspect_asm(signature)
+    for rows in range(1, simd.max_rows(vectors, kind) + 1):
+        name = simd._tile_name(types.float32, kind, vectors, rows)
+        loop = inner_loop(assembly, name)
+        wanted = rows * vectors * simd.taps(kind)
+        packed = [line for line in loop if re.match(r"vfn?m\w*ps\b", line)]
+        assert len(packed) == wanted, (name, len(packed), wanted)
+        assert not [line for line in loop if re.match(r"vfn?m\w*ss\b", line)], name
+        assert not [line for line in loop if "(%rsp" in line], name
+
+
+def inner_loop(assembly: str, function: str) -> list[str]:
+    """The instructions of the basic block with the most multiply-adds, up to its jump back."""
+    body = assembly[assembly.index(f"\n{function}:") :]
+    body = body[: body.index(".size") if ".size" in body else len(body)]
+    blocks = re.split(r"\n\.?L\w+:.*\n", body)
+    lines = [[line.strip() for line in block.splitlines() if line.strip()] for block in blocks]
+    lines = [list(itertools.takewhile(lambda line: not line.startswith("j"), block)) for block in lines]
+    return max(lines, key=lambda block: sum(line.startswith("vfm") for line in block))
