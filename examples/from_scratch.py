@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> float:
 
 def too_many_weights() -> None:
     """Fully connected layers do not scale to photographs; convolutions do not care how large the image is."""
-    chapter("Why not a fully connected layer?")
+    chapter(1, "Why not a fully connected layer?")
     height, width, channels, units = 1000, 1000, 3, 1000
     pixels = height * width * channels
     print(
@@ -80,7 +80,7 @@ def too_many_weights() -> None:
 
 def a_filter_slides_over_an_image() -> None:
     """A 6 x 6 image and a 3 x 3 filter make a 4 x 4 map: window times filter, summed, window by window."""
-    chapter("A filter slides over an image")
+    chapter(2, "A filter slides over an image")
     print("An image, bright on the left, and a filter that subtracts what is right from what is left:\n")
     print(beside(grid(WALL), "*", grid(VERTICAL_EDGE)))
     print("\nLay the filter on the image, multiply what lies on each other, add up. The first four windows:\n")
@@ -111,7 +111,7 @@ def convolve(image: np.ndarray, kernel: np.ndarray, **options: Any) -> np.ndarra
 
 def the_image_shrinks() -> None:
     """A k x k filter fits n - k + 1 times into n pixels, so every layer loses k - 1 of them."""
-    chapter("The image shrinks")
+    chapter(3, "The image shrinks")
     print("A filter of k pixels fits n - k + 1 times into n pixels. Layer after layer of 5 x 5 filters:\n")
     image, sizes = np.ones((28, 28), np.float32), [28]
     while len(image) >= 5:
@@ -128,7 +128,7 @@ def the_image_shrinks() -> None:
 
 def corners_are_read_once() -> None:
     """How many outputs each pixel reaches, as a gradient: 1 in a corner, 9 in the middle."""
-    chapter("Corners are read once")
+    chapter(4, "Corners are read once")
     print(
         "In how many windows does each pixel lie? No need to count: with a filter of ones, each output is\n"
         "the plain sum of its window, and the sum of all outputs contains a pixel once for each window it\n"
@@ -158,7 +158,7 @@ def windows_of_each_pixel(size: int, padding: int = 0) -> np.ndarray:
 
 def padding_cures_both() -> None:
     """A frame of zeros keeps the size, and lets the border be read more often."""
-    chapter("Padding cures both")
+    chapter(5, "Padding cures both")
     print("Put a frame of p zeros around the image and n pixels become n + 2p:\n")
     for padding, name in ((0, "valid"), (1, "same"), (2, "full")):
         size = len(convolve(WALL, VERTICAL_EDGE, padding=padding))
@@ -181,7 +181,7 @@ def padding_cures_both() -> None:
 
 def strides_and_the_formula() -> None:
     """Steps of s pixels: floor((n + 2p - k) / s) + 1 windows along each side."""
-    chapter("Strides, and one formula for all of it")
+    chapter(6, "Strides, and one formula for all of it")
     print("Move the window s pixels at a time and the map gets s times smaller. Along each side there are\n")
     print("    floor((n + 2p - k) / s) + 1\n\nwindows. The formula beside what conv2d really returns:\n")
     print("      n   p   k   s   formula   conv2d")
@@ -199,7 +199,7 @@ def strides_and_the_formula() -> None:
 
 def volumes() -> None:
     """An image with channels needs filters with as many; each filter makes one map."""
-    chapter("Volumes: colours in, features out")
+    chapter(7, "Volumes: colours in, features out")
     colour = np.stack([WALL, WALL.T, np.zeros_like(WALL)])  # red steps to the right, green downward, no blue
     vertical = np.stack([VERTICAL_EDGE] * 3)
     horizontal = np.stack([VERTICAL_EDGE.T] * 3)
@@ -228,7 +228,7 @@ def volumes() -> None:
 
 def pooling() -> None:
     """Keep the largest of each 2 x 2 square: a quarter of the numbers, and where a thing is matters less."""
-    chapter("Pooling")
+    chapter(8, "Pooling")
     values = np.float32([[1, 3, 2, 1], [2, 9, 1, 1], [1, 3, 2, 3], [5, 6, 1, 2]])
     x = tg.tensor(values[None, None], requires_grad=True)
     pooled = F.max_pool2d(x, 2)
@@ -246,7 +246,7 @@ def pooling() -> None:
 
 def a_whole_network(quick: bool) -> tuple[nn.Module, tg.Tensor, tg.Tensor]:
     """Convolution, pooling, convolution, pooling, and a decision; trained on drawn digits."""
-    chapter("A whole network")
+    chapter(9, "A whole network")
     tg.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 8, kernel_size=3),
@@ -306,10 +306,9 @@ def read_digits(model: nn.Module, images: tg.Tensor, labels: tg.Tensor) -> float
 # Printing
 
 
-def chapter(title: str) -> None:
-    """A heading, with a number of its own."""
-    chapter.number = getattr(chapter, "number", 0) + 1  # type: ignore[attr-defined]
-    heading = f"{chapter.number}. {title}"  # type: ignore[attr-defined]
+def chapter(number: int, title: str) -> None:
+    """A heading."""
+    heading = f"{number}. {title}"
     print(f"\n{heading}\n{'=' * len(heading)}")
 
 
@@ -352,7 +351,7 @@ def draw_pictures(folder: Path, model: nn.Module, images: tg.Tensor) -> list[Pat
     windows = [(f"padding {p}", windows_of_each_pixel(6, padding=p)) for p in (0, 1, 2)]
     weights = next(iter(model.parameters())).detach()  # (8, 1, 3, 3)
     maps = F.conv2d(images[:1], weights)[0].numpy()  # (8, 26, 26)
-    filters = [("image", images[0, 0].numpy())]
+    filters = [("image", images[0, 0].numpy()), ("largest answer", maps.max(0))]
     for i, (weight, seen) in enumerate(zip(weights[:, 0].numpy(), maps, strict=True)):
         filters += [(f"filter {i}", weight), (f"its map {i}", seen)]
     return [

@@ -119,9 +119,7 @@ def test_sgd(options: dict[str, Any], shapes: list[tuple[int, ...]], dtype: Any,
     dtype=dtypes,
     seed=st.integers(0, 2**32 - 1),
 )
-def test_adam(
-    options: dict[str, Any], decoupled: bool, shapes: list[tuple[int, ...]], dtype: Any, seed: int
-) -> None:
+def test_adam(options: dict[str, Any], decoupled: bool, shapes: list[tuple[int, ...]], dtype: Any, seed: int) -> None:
     kind = optim.AdamW if decoupled else optim.Adam
     check(lambda p: kind(p, **options), lambda p: ReferenceAdam(p, decoupled, **options), shapes, dtype, seed)
 

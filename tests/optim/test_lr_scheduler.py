@@ -55,9 +55,7 @@ def test_cosine_annealing_is_a_cosine_there_and_back(lr: float, T_max: int, shar
     eta_min = lr * share
     optimizer = make(lr)
     seen = rates(optimizer, lr_scheduler.CosineAnnealingLR(optimizer, T_max, eta_min), 3 * T_max)
-    expected = [
-        eta_min + (lr - eta_min) * (1 + math.cos(math.pi * t / T_max)) / 2 for t in range(3 * T_max + 1)
-    ]
+    expected = [eta_min + (lr - eta_min) * (1 + math.cos(math.pi * t / T_max)) / 2 for t in range(3 * T_max + 1)]
     assert seen == pytest.approx(expected, rel=CLOSE, abs=lr * CLOSE)
 
 
@@ -83,9 +81,7 @@ def one_cycle(t: int, total: int, values: tuple[float, ...], ends: tuple[float, 
     three_phase=st.booleans(),
     kind=st.sampled_from(["sgd", "adam"]),
 )
-def test_one_cycle_goes_up_and_down(
-    total: int, pct_start: float, linear: bool, three_phase: bool, kind: str
-) -> None:
+def test_one_cycle_goes_up_and_down(total: int, pct_start: float, linear: bool, three_phase: bool, kind: str) -> None:
     optimizer = make(0.1, kind=kind)
     scheduler = lr_scheduler.OneCycleLR(
         optimizer,

@@ -108,6 +108,7 @@ def test_a_refused_group_is_not_added() -> None:
     [
         (ValueError, r"shape \(3, 2\)", lambda p: setattr(p, "grad", tg.zeros(3, 2))),
         (TypeError, "float64", lambda p: setattr(p, "grad", tg.zeros(2, 3, dtype=tg.float64))),
+        (TypeError, "int32", lambda p: setattr(p, "grad", tg.zeros(2, 3, dtype=tg.int32))),
         (RuntimeError, "read-only", lambda p: p._array.setflags(write=False)),
     ],
 )
@@ -118,7 +119,7 @@ def test_a_step_that_cannot_be_made_changes_nothing(
     spoil: Callable[[tg.Tensor], None],
 ) -> None:
     params = [parameter(4), parameter(2, 3)]
-    optimizer = make(params)
+    optimizer = make([{"params": p} for p in params])
     give_gradients(params, 1)
     before = values(params)
     spoil(params[1])
@@ -257,23 +258,45 @@ def test_backward_notices_that_a_step_changed_what_it_needs() -> None:
         loss.backward()
 
 
+def momentum_step(p: tg.Tensor, optimizer: optim.Optimizer) -> Any:
+    """The change that one step with a gradient of ones makes."""
+    before = values([p])[0]
+    p.grad = tg.ones(*p.shape)
+    optimizer.step()
+    return before - values([p])[0]
+
+
 def test_data_and_state_may_be_replaced_between_steps() -> None:
     """The addresses of replaced arrays are looked up anew, of parameters and of state."""
-    p, q = parameter(3), parameter(3)
-    optimizer, fresh = optim.SGD([p], lr=0.1, momentum=0.9), optim.SGD([q], lr=0.1, momentum=0.9)
-    give_gradients([p], 0)
-    optimizer.step()
-    start = tg.from_numpy(np.arange(3, dtype=np.float32))
-    p.data, q.data = start.clone(), start.clone()
+    p = parameter(3)
+    optimizer = optim.SGD([p], lr=1.0, momentum=0.5)
+    assert momentum_step(p, optimizer) == pytest.approx(1)
+    p.data = tg.zeros(3)
+    assert momentum_step(p, optimizer) == pytest.approx(1.5)
+    optimizer.state[p]["momentum_buffer"] = tg.full((3,), 4.0)
+    assert momentum_step(p, optimizer) == pytest.approx(3)
+    optimizer.state[p]["momentum_buffer"].fill_(8)
+    assert momentum_step(p, optimizer) == pytest.approx(5)
     optimizer.state.clear()
-    for optimizer_, x in ((optimizer, p), (fresh, q)):
-        give_gradients([x], 1)
-        optimizer_.step()
-        optimizer_.state[x]["momentum_buffer"] = tg.ones(3)
-        optimizer_.step()
-        optimizer_.state = {}
-        optimizer_.step()
-    assert_same(values([p]), values([q]))
+    assert momentum_step(p, optimizer) == pytest.approx(1)
+    optimizer.state = {}
+    assert momentum_step(p, optimizer) == pytest.approx(1)
+
+
+def test_the_list_of_parameters_may_change_between_steps() -> None:
+    params = [parameter(3), parameter(3, seed=1), parameter(3, seed=2)]
+    give_gradients(params, 0)
+    optimizer = optim.SGD(params[:1], lr=1.0)
+    optimizer.step()
+    for change in (lambda listed: listed.append(params[1]), lambda listed: listed.__setitem__(0, params[2])):
+        change(optimizer.param_groups[0]["params"])
+        before = values(params)
+        optimizer.step()
+        listed = optimizer.param_groups[0]["params"]
+        for p, value in zip(params, before, strict=True):
+            moved = any(p is q for q in listed)
+            assert p.grad is not None
+            np.testing.assert_allclose(values([p])[0], value - p.grad.numpy() if moved else value, rtol=1e-6)
 
 
 def test_group_values_may_change_between_steps() -> None:
@@ -355,9 +378,9 @@ def test_the_state_dict_has_pytorchs_form() -> None:
     state = optimizer.state_dict()
     assert list(state) == ["state", "param_groups"]
     assert [group["params"] for group in state["param_groups"]] == [[0], [1]]
-    assert {"lr": 0.5, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1}.items() <= state[
-        "param_groups"
-    ][1].items()
+    assert {"lr": 0.5, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1}.items() <= state["param_groups"][
+        1
+    ].items()
     assert list(state["state"]) == [1]
     assert list(state["state"][1]) == ["step", "exp_avg", "exp_avg_sq"]
     assert state["state"][1]["step"].item() == 1
@@ -410,6 +433,7 @@ def test_a_deep_copy_is_an_optimizer_of_its_own(make: Callable[[Any], optim.Opti
     give_gradients(params, 0)
     optimizer.step()
     other = copy.deepcopy(optimizer)
+    assert not other._plans
     theirs = other.param_groups[0]["params"]
     assert theirs[0] is not params[0]
     before = values(params)

@@ -115,9 +115,7 @@ class LambdaLR(LRScheduler):
 class StepLR(LRScheduler):
     """Multiplies the rate by gamma every step_size epochs."""
 
-    def __init__(
-        self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None:
         self.step_size = _positive_int("step_size", step_size)
         self.gamma = gamma
         super().__init__(optimizer, last_epoch)
@@ -157,12 +155,9 @@ class CosineAnnealingLR(LRScheduler):
         if self._step_count == 1:
             return self._current()
         height, before = self._height(self.last_epoch), self._height(self.last_epoch - 1)
-        if (self.last_epoch - 1) % (
-            2 * self.T_max
-        ) == self.T_max:  # `before` is 0: leave the bottom from base_lr
+        if (self.last_epoch - 1) % (2 * self.T_max) == self.T_max:  # `before` is 0: leave the bottom from base_lr
             return [
-                lr + (base - self.eta_min) * height / 2
-                for lr, base in zip(self._current(), self.base_lrs, strict=True)
+                lr + (base - self.eta_min) * height / 2 for lr, base in zip(self._current(), self.base_lrs, strict=True)
             ]
         return [self.eta_min + (lr - self.eta_min) * (height / before) for lr in self._current()]
 
@@ -220,9 +215,7 @@ class OneCycleLR(LRScheduler):
         base_momenta = _per_group("base_momentum", optimizer, base_momentum)
         max_momenta = _per_group("max_momentum", optimizer, max_momentum)
         if last_epoch == -1:
-            for group, peak, low, high in zip(
-                optimizer.param_groups, max_lrs, base_momenta, max_momenta, strict=True
-            ):
+            for group, peak, low, high in zip(optimizer.param_groups, max_lrs, base_momenta, max_momenta, strict=True):
                 start = peak / div_factor
                 group.update(initial_lr=start, max_lr=peak, min_lr=start / final_div_factor)
                 if cycle_momentum:

@@ -58,9 +58,7 @@ class Optimizer:
         for i, p in enumerate(params):
             _check_parameter(p, f"{i} of group {len(self.param_groups)}")
             if id(p) in known:
-                raise ValueError(
-                    f"parameter {i} of group {len(self.param_groups)}, of shape {p.shape}, is there twice"
-                )
+                raise ValueError(f"parameter {i} of group {len(self.param_groups)}, of shape {p.shape}, is there twice")
             known.add(id(p))
         group = {**self.defaults, **param_group, "params": params}
         self._check(group)
@@ -76,9 +74,7 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        work = [
-            (group, table) for i, group in enumerate(self.param_groups) for table in self._tables(i, group)
-        ]
+        work = [(group, table) for i, group in enumerate(self.param_groups) for table in self._tables(i, group)]
         for _, table in work:
             table.gather()
         for group, table in work:
@@ -104,9 +100,7 @@ class Optimizer:
         numbers = {p: i for i, p in enumerate(self._parameters())}
         return {
             "state": {numbers.get(p, p): dict(entry) for p, entry in self.state.items()},
-            "param_groups": [
-                {**group, "params": [numbers[p] for p in group["params"]]} for group in self.param_groups
-            ],
+            "param_groups": [{**group, "params": [numbers[p] for p in group["params"]]} for group in self.param_groups],
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -121,9 +115,7 @@ class Optimizer:
         for number, entry in state_dict["state"].items():
             p = parameters.get(number)
             if p is None:
-                raise ValueError(
-                    f"the state_dict has state for parameter {number!r}, which is in none of its groups"
-                )
+                raise ValueError(f"the state_dict has state for parameter {number!r}, which is in none of its groups")
             state[p] = {name: _loaded_value(p, number, name, value) for name, value in entry.items()}
         self.param_groups = groups
         self.state = state
@@ -136,7 +128,7 @@ class Optimizer:
         return "\n".join([*lines, ")"])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_plans": []}  # they hold addresses, which mean nothing in a copy
+        return {**self.__dict__, "_plans": []}  # addresses must not travel into a copy
 
     # ------------------------------------------------------------------------- what a fused optimizer defines
 
@@ -204,9 +196,7 @@ class _Plan:
 
 def _check_parameter(p: Any, which: str) -> None:
     if isinstance(p, tuple) and len(p) == 2 and isinstance(p[1], Tensor):
-        raise TypeError(
-            f"parameter {which} is a (name, tensor) pair; pass parameters(), not named_parameters()"
-        )
+        raise TypeError(f"parameter {which} is a (name, tensor) pair; pass parameters(), not named_parameters()")
     if not isinstance(p, Tensor):
         raise TypeError(f"an optimizer changes Tensors, but parameter {which} is a {type(p).__name__}")
     if not p.is_leaf:

@@ -48,11 +48,7 @@ class Table:
             if p._array is not column.array:
                 column.look()
             array = p.grad._array
-            if (
-                array.strides != column.strides
-                or array.shape != column.shape
-                or array.dtype is not column.dtype
-            ):
+            if array.strides != column.strides or array.shape != column.shape or array.dtype is not column.dtype:
                 array = _conform(array, column)
             gradients.append(array)
             active.append(column)
