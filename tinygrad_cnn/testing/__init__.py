@@ -1,9 +1,14 @@
-"""Property-test the gradients of your own ops: the checks here, hypothesis strategies in
+"""Property-test the gradients of your own ops: the checks are here, hypothesis strategies in
 `testing.strategies`.
 """
 
+from .backends import check_backends as check_backends
+from .compiles import assert_max_compiles as assert_max_compiles
 from .gradcheck import adjoint_check as adjoint_check
 from .gradcheck import gradcheck as gradcheck
 from .gradcheck import gradgradcheck as gradgradcheck
+from .modules import ModuleReport as ModuleReport
+from .modules import check_module as check_module
+from .records import OpRecord as OpRecord
 from .report import GradcheckError as GradcheckError
 from .report import GradReport as GradReport

@@ -211,7 +211,8 @@ class Check:
         grads: list[np.ndarray],
         probes: list[tuple[_Verdict, Place]],
     ) -> tuple[_Verdict, Place] | None:
-        """Halve the direction until elements at kinks stand alone; the first that is wrong by itself, or None.
+        """Halve the direction until elements at kinks stand alone; the first that is wrong by itself, or
+        None.
 
         Kinks of several elements in one output can cancel, so that only a single element's verdict counts.
         """
@@ -243,7 +244,8 @@ class Check:
         """Judge the outputs that bend the same way in every probe along several elements at once.
 
         They are taken for convex (or concave), and any subgradient of a convex function lies between its
-        one-sided derivatives in every direction: the gradients of tied maxima must not add up to more than one.
+        one-sided derivatives in every direction: the gradients of tied maxima must not add up to more than
+        one.
         """
         bends = [found.bend for found, _ in probes if found.bend is not None]
         up = np.any([bend > 0 for bend in bends], axis=0)

@@ -351,7 +351,7 @@ def index_exprs(draw: st.DrawFn, shape: Shape, *, advanced: bool = True, negativ
     dims = [*shape[:gap], *shape[len(shape) - (used - gap) :]] if used else []
     common = draw(st.integers(1, 3))  # integer arrays broadcast to one length
     items: list[Any] = [_item(draw, n, common, advanced, negative_steps) for n in dims]
-    if used < len(shape) or draw(st.booleans()):
+    if gap < used < len(shape) or draw(st.booleans()):
         items.insert(gap, Ellipsis)
     for _ in range(draw(st.integers(0, 2))):
         items.insert(draw(st.integers(0, len(items))), None)

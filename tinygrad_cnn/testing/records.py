@@ -1,0 +1,90 @@
+"""An op and what is to be true of it, in one value; generic tests run over all records."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..autograd import Variable, no_grad
+from ..tensor import Tensor
+from .backends import check_backends
+from .gradcheck import gradcheck, gradgradcheck
+
+
+@dataclasses.dataclass(frozen=True)
+class OpRecord:
+    """An op, its float64 reference on arrays, and a hypothesis strategy of its inputs.
+
+    `op` takes Tensors and `ref` arrays; `inputs` draws the list of their arguments: arrays, and anything
+    else as it is. `errors` are cases (arguments, exception type, words of the message). `degree` and
+    `kinks` are gradcheck's, `rtol` and `rtol32` how close the value is to the reference in float64 and
+    float32.
+
+        record = OpRecord("square", tg.square, np.square, st.lists(arrays((2, 3)), min_size=1, max_size=1),
+        degree=2)
+
+        @given(record.inputs)
+        def test_square(inputs):
+            record.check(inputs)
+    """
+
+    name: str
+    op: Callable[..., Any]
+    ref: Callable[..., Any]
+    inputs: Any
+    errors: Sequence[tuple[Sequence[Any], type[Exception], str]] = ()
+    degree: int | None = None
+    kinks: str = "subgradient"
+    rtol: float = 1e-12
+    rtol32: float = 1e-5
+    second: bool = True  # whether second gradients exist
+
+    def check(self, inputs: Sequence[Any], *, seed: int = 0) -> None:
+        """Value, gradient, second gradient, invariants, float32 and backends at these inputs; raises
+        AssertionError.
+        """
+        self.check_value(inputs)
+        args = _tensors(inputs)
+        gradcheck(self.op, args, degree=self.degree, kinks=self.kinks, seed=seed)
+        if self.second:
+            gradgradcheck(self.op, args, degree=self.degree, kinks=self.kinks, seed=seed)
+        check_backends(self.op, args, seed=seed)
+
+    def check_value(self, inputs: Sequence[Any]) -> None:
+        """The op's value against the reference's, in float64 and in float32."""
+        expected = np.asarray(self.ref(*inputs))
+        for dtype, rtol in ((np.float64, self.rtol), (np.float32, self.rtol32)):
+            with no_grad():
+                value = self.op(*_tensors(inputs, dtype))._array
+            assert value.shape == expected.shape, f"{self.name}: shape {value.shape}, reference {expected.shape}"
+            if expected.dtype.kind == "f":
+                assert value.dtype == dtype, f"{self.name}: {value.dtype} from {np.dtype(dtype)}"
+            size = np.abs(expected[np.isfinite(expected)]).max(initial=0) if expected.size else 0
+            np.testing.assert_allclose(value, expected, rtol=rtol, atol=rtol * float(size), err_msg=self.name)
+
+    def check_errors(self) -> None:
+        """Every case of `errors` raises its exception, and the message has its words."""
+        for inputs, error, words in self.errors:
+            message = None
+            try:
+                self.op(*_tensors(inputs))
+            except error as problem:
+                message = str(problem)
+            if message is None:
+                raise AssertionError(f"{self.name} accepts {inputs!r}")
+            if words not in message:
+                raise AssertionError(f"{self.name}: {message!r} does not say {words!r}")
+
+
+def _tensors(inputs: Sequence[Any], dtype: Any = None) -> list[Any]:
+    """Arrays as Tensors, floating-point ones in the dtype; the rest as it is."""
+
+    def convert(x: Any) -> Any:
+        if isinstance(x, np.ndarray):
+            return Tensor(x.astype(dtype) if dtype is not None and x.dtype.kind == "f" and x.dtype != dtype else x)
+        return x
+
+    return [x if isinstance(x, Variable) else convert(x) for x in inputs]
