@@ -91,7 +91,9 @@ UFUNCS = [np.add, np.subtract, np.multiply, np.maximum, np.less, np.equal]
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, for infinity minus infinity
-@given(st.data(), st.sampled_from(UFUNCS), st.sampled_from(["same", "channel", "row", "scalar", "zero_d", "int"]))
+@given(
+    st.data(), st.sampled_from(UFUNCS), st.sampled_from(["same", "channel", "row", "scalar", "zero_d", "int", "double"])
+)
 def test_binary_is_numpys_ufunc(data: Any, ufunc: Any, kind: str) -> None:
     a = data.draw(arrays())
     rng = np.random.default_rng(0)
@@ -102,6 +104,7 @@ def test_binary_is_numpys_ufunc(data: Any, ufunc: Any, kind: str) -> None:
         "scalar": lambda: 0.5,
         "zero_d": lambda: np.array(0.5, a.dtype),
         "int": lambda: np.full(a.shape, 3),
+        "double": lambda: np.full(a.shape[-1:], 1 / 3),
     }[kind]()
     for pair in ((a, b), (b, a)):
         got, expected = elementwise.binary(ufunc, *pair), ufunc(*pair)

@@ -142,6 +142,23 @@ def test_layout_helpers(shape: tuple[int, ...], data: st.DataObject) -> None:
         np.testing.assert_array_equal(memory.nchw(memory.nhwc(x)), x)
 
 
+@pytest.mark.parametrize("shape", [(3, 40, 24, 24), (2, 35, 37, 53), (70, 32, 8, 8), (40, 6, 40, 40)])
+def test_large_copies_between_the_orders(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    last = naive.laid_out(x, "channels_last")
+    assert x.nbytes >= memory.SWAP
+
+    def copies() -> list[np.ndarray]:
+        return [memory.copy(last), memory.nhwc(x)]
+
+    first, base = copies()
+    np.testing.assert_array_equal(first, x)
+    np.testing.assert_array_equal(base, x.transpose(0, 2, 3, 1))
+    assert first.flags.carray
+    assert base.flags.carray
+    naive.same_bits_on_any_threads(copies)
+
+
 def test_dense_arrays_keep_their_order() -> None:
     x = np.zeros((2, 3, 5, 4))
     for order in [(0, 1, 2, 3), (0, 2, 3, 1), (3, 0, 2, 1), (1, 0, 2, 3)]:

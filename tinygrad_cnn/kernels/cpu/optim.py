@@ -118,7 +118,6 @@ def _sgd(witness, table, sizes, first, scalars, nesterov, maximize, p, parts):
                 param[i] -= lr * (sign * grad[i] + decay * param[i])
             continue
         buffer = carray(_pointer(table[2, t], witness), sizes[t])[a:b]
-        keep = cast(0) if first[t] else momentum
         take = cast(1) if first[t] else cast(1 - scalars[2])
         if first[t]:
             for i in range(b - a):
@@ -126,11 +125,11 @@ def _sgd(witness, table, sizes, first, scalars, nesterov, maximize, p, parts):
         if nesterov:
             for i in range(b - a):
                 d = sign * grad[i] + decay * param[i]
-                buffer[i] = keep * buffer[i] + take * d
+                buffer[i] = momentum * buffer[i] + take * d
                 param[i] -= lr * (d + momentum * buffer[i])
         else:
             for i in range(b - a):
-                buffer[i] = keep * buffer[i] + take * (sign * grad[i] + decay * param[i])
+                buffer[i] = momentum * buffer[i] + take * (sign * grad[i] + decay * param[i])
                 param[i] -= lr * buffer[i]
 
 
