@@ -36,7 +36,7 @@ from tinygrad_cnn.testing.strategies import (
 
 
 def smallest(strategy: st.SearchStrategy[Any], condition: Callable[[Any], bool] = lambda _: True) -> Any:
-    chosen = settings(max_examples=2000, database=None, derandomize=True, phases=[Phase.generate, Phase.shrink])
+    chosen = settings(max_examples=5000, database=None, derandomize=True, phases=[Phase.generate, Phase.shrink])
     return find(strategy, condition, settings=chosen, random=random.Random(0))
 
 
