@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinygrad_cnn as tg
-from tinygrad_cnn import optim
+from tinygrad_cnn import nn, optim
 
 DTYPES = (np.float32, np.float64, np.int64, np.int32, np.uint8, np.bool_)
 
@@ -135,6 +135,19 @@ def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     train(q, other, its_scheduler, 7)
     assert q.tolist() == p.tolist()
     assert other.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+
+
+def test_a_model_reads_what_another_one_saved(tmp_path: Path) -> None:
+    """Convolution weights have another order of axes in memory than in the file."""
+
+    def make() -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Flatten(), nn.Linear(20, 2))
+
+    model, other = make(), make()
+    tg.save(model, tmp_path / "m")
+    other.load_state_dict(tg.load(tmp_path / "m"))
+    x = tg.randn(2, 3, 4, 4)
+    assert other.eval()(x).tolist() == model.eval()(x).tolist()
 
 
 def test_an_object_with_a_state_dict_is_saved_as_that(tmp_path: Path) -> None:
