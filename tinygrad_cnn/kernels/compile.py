@@ -24,6 +24,7 @@ from typing import Any
 
 import llvmlite
 import numba
+import numpy as np
 from llvmlite import ir
 from numba.core import caching, cgutils, event, types
 from numba.core.targetconfig import ConfigStack
@@ -68,8 +69,9 @@ def _all_parts(fn: Callable[..., Any], options: dict[str, Any]) -> Callable[...,
 
 def _for_each_part(part: Callable[..., Any], args: tuple[Any, ...], parts: int) -> None:
     """`part(*args, p, parts)` for each p; here in plain Python, replaced below by a parallel region."""
-    for p in range(parts):
-        part(*args, p, parts)
+    with np.errstate(all="ignore"):  # machine code does not warn of overflow either
+        for p in range(parts):
+            part(*args, p, parts)
 
 
 def _for_each_part_typing(typing_context: Any, part: Any, args: Any, parts: Any) -> Any:
