@@ -52,9 +52,14 @@ def philox(c0, c1, c2, c3, k0, k1):
 
 def words(n: int, seed: int, call: int) -> np.ndarray:
     """n random uint32, the source of all the rest."""
-    out = empty((n,), np.uint32)
+    out = _whole_chunks(n, np.uint32)
     launch(_words, out, _word(seed), _word(call), work=WORK * n)
-    return out
+    return out[:n]
+
+
+def _whole_chunks(n: int, dtype: type) -> np.ndarray:
+    """Room for n elements and the rest of their last chunk: a second loop for a part of one would double the code."""
+    return empty((-(-n // CHUNK) * CHUNK,), dtype)
 
 
 def _word(x: int) -> np.uint64:
@@ -63,26 +68,14 @@ def _word(x: int) -> np.uint64:
 
 @jit(parts=True)
 def _words(out, seed, call, p, parts):
-    chunks = (out.size + CHUNK - 1) // CHUNK
-    for chunk in range(p * chunks // parts, (p + 1) * chunks // parts):
-        _chunk_of_words(out[chunk * CHUNK : (chunk + 1) * CHUNK], chunk, seed, call)
-
-
-@jit
-def _chunk_of_words(out, chunk, seed, call):
-    first = np.uint64(chunk * RUN)
+    chunks = out.size // CHUNK
     c2, c3, k0, k1 = call & _LOW, call >> _HALF, seed & _LOW, seed >> _HALF
-    if out.size == CHUNK:
-        run0, run1, run2, run3 = out[:RUN], out[RUN : 2 * RUN], out[2 * RUN : 3 * RUN], out[3 * RUN :]
+    for chunk in range(p * chunks // parts, (p + 1) * chunks // parts):
+        runs = out[chunk * CHUNK : (chunk + 1) * CHUNK]
+        run0, run1, run2, run3 = runs[:RUN], runs[RUN : 2 * RUN], runs[2 * RUN : 3 * RUN], runs[3 * RUN :]
         for j in range(RUN):
-            block = first + np.uint64(j)
-            w0, w1, w2, w3 = philox(block & _LOW, block >> _HALF, c2, c3, k0, k1)
-            run0[j], run1[j], run2[j], run3[j] = w0, w1, w2, w3
-    else:
-        for j in range(out.size):
-            block = first + np.uint64(j % RUN)
-            four = philox(block & _LOW, block >> _HALF, c2, c3, k0, k1)
-            out[j] = four[j // RUN]
+            block = np.uint64(chunk * RUN + j)
+            run0[j], run1[j], run2[j], run3[j] = philox(block & _LOW, block >> _HALF, c2, c3, k0, k1)
 
 
 def uniform(
@@ -139,9 +132,10 @@ def dropout(x: np.ndarray, p: float, seed: int, call: int) -> tuple[np.ndarray, 
     """x / (1 - p) where an element is kept, which has probability 1 - p, else 0; and what is kept (bool)."""
     order = axis_order(x)
     y, elements, (x,) = _alike(x)
-    mask = empty((x.size,), np.bool_)
+    mask = _whole_chunks(x.size, np.bool_)
     scale = x.dtype.type(1 / (1 - p) if p < 1 else 0)
     launch(_dropout, x, elements, mask, round(p * 2**32), scale, _word(seed), _word(call), work=WORK * x.size)
+    mask = mask[: x.size]
     if order is None:
         return y, mask.reshape(y.shape)
     return y, mask.reshape([y.shape[axis] for axis in order]).transpose(np.argsort(order))
@@ -149,26 +143,19 @@ def dropout(x: np.ndarray, p: float, seed: int, call: int) -> tuple[np.ndarray, 
 
 @jit(parts=True)
 def _dropout(x, y, mask, threshold, scale, seed, call, p, parts):
-    chunks = (x.size + CHUNK - 1) // CHUNK
+    chunks = mask.size // CHUNK
     first_kept = np.uint64(threshold)
     zero = x.dtype.type(0)
     c2, c3, k0, k1 = call & _LOW, call >> _HALF, seed & _LOW, seed >> _HALF
     for chunk in range(p * chunks // parts, (p + 1) * chunks // parts):
         source, out = x[chunk * CHUNK : (chunk + 1) * CHUNK], y[chunk * CHUNK : (chunk + 1) * CHUNK]
         keep = mask[chunk * CHUNK : (chunk + 1) * CHUNK]
-        first = np.uint64(chunk * RUN)
-        if out.size == CHUNK:
-            run0, run1, run2, run3 = keep[:RUN], keep[RUN : 2 * RUN], keep[2 * RUN : 3 * RUN], keep[3 * RUN :]
-            for j in range(RUN):
-                block = first + np.uint64(j)
-                w0, w1, w2, w3 = philox(block & _LOW, block >> _HALF, c2, c3, k0, k1)
-                run0[j], run1[j] = w0 >= first_kept, w1 >= first_kept
-                run2[j], run3[j] = w2 >= first_kept, w3 >= first_kept
-        else:
-            for j in range(out.size):
-                block = first + np.uint64(j % RUN)
-                four = philox(block & _LOW, block >> _HALF, c2, c3, k0, k1)
-                keep[j] = four[j // RUN] >= first_kept
+        run0, run1, run2, run3 = keep[:RUN], keep[RUN : 2 * RUN], keep[2 * RUN : 3 * RUN], keep[3 * RUN :]
+        for j in range(RUN):
+            block = np.uint64(chunk * RUN + j)
+            w0, w1, w2, w3 = philox(block & _LOW, block >> _HALF, c2, c3, k0, k1)
+            run0[j], run1[j] = w0 >= first_kept, w1 >= first_kept
+            run2[j], run3[j] = w2 >= first_kept, w3 >= first_kept
         for j in range(out.size):
             v = source[j] * scale
             out[j] = v if keep[j] else zero
