@@ -16,8 +16,7 @@ from numba import types
 from tinygrad_cnn.kernels import jit
 from tinygrad_cnn.kernels.cpu import simd
 
-KINDS = [simd.OUTER, simd.LANEWISE, *simd.SLIDES.values()]
-WIDTHS = [(kind, vectors) for kind in KINDS for vectors in range(1, simd.max_vectors(kind) + 1)]
+WIDTHS = [(kind, vectors) for kind in simd.KINDS for vectors in range(1, simd.max_vectors(kind) + 1)]
 
 
 @jit
@@ -42,7 +41,7 @@ def naive_tile(kind: int, rows: int, columns: int, plan: np.ndarray, a: np.ndarr
     for i, j, k, tap in np.ndindex(n1, n2, n3, taps):
         for r in range(rows):
             at = i * a1 + j * a2 + k * ak + (r + (tap if taps > 1 else 0)) * ar
-            left = a[at : at + columns] if kind == simd.LANEWISE else a[at]
+            left = a[at : at + columns] if simd.is_lanewise(kind) else a[at]
             right = i * b1 + (j if taps == 1 else tap) * b2 + k * bk
             sums[r] += left.astype(np.float64) * b[right : right + columns]
     return sums

@@ -90,7 +90,8 @@ def _cycles(kind: int, rows: int, width: int) -> float:
     """Of one panel: two multiply-adds or (measured) 1.2 loads a cycle; a multiply-add takes four."""
     taps = simd.taps(kind)
     tiles = _split(rows, -(-rows // simd.max_rows(width, kind)))
-    loads = [(m + taps - 1) / taps + width * (m if kind == simd.LANEWISE else 1) for m in tiles]
+    left = width if simd.is_lanewise(kind) else 1
+    loads = [left * (m + taps - 1) / taps + width for m in tiles]
     return sum(max(m * width / 2, load * 0.85, 4) + 0.5 for m, load in zip(tiles, loads, strict=True))
 
 

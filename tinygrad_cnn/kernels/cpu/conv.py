@@ -135,14 +135,14 @@ def _walk(
         if padded:
             rows = (-(-phase.out[0] // bands) - 1) * phase.stride[0] + span[0]
             scratch = max(scratch, rows * columns * c)
-        kind = simd.LANEWISE if depthwise else _kind(char, phase, group_out)
+        kind = _kind(char, phase, group_out, depthwise)
         merged = phase.dilation[1] == 1 and groups == 1 and kind == simd.OUTER
         tile = [0] * TILE_ARGS
         tile[N1], tile[N2] = phase.taps[0], phase.taps[1]
         tile[N3] = group_in
         if merged:
             tile[N2], tile[N3] = 1, phase.taps[1] * group_in
-        elif kind not in (simd.OUTER, simd.LANEWISE):
+        elif simd.taps(kind) > 1:
             tile[N2] = 1
         tile[A1], tile[A2], tile[AK] = phase.dilation[0] * columns * c, phase.dilation[1] * c, 1
         tile[AR] = phase.stride[1] * c
@@ -177,13 +177,14 @@ def _walk(
     return contract.Work(_walk_windows, plan, scratch, work)
 
 
-def _kind(char: str, phase: _Phase, columns: int) -> int:
-    """A tile that slides over the row, where that is a tenth faster than one broadcast for each multiply-add."""
-    slide = simd.SLIDES.get(phase.taps[1], simd.OUTER)
-    if phase.stride[1] != phase.dilation[1]:
-        return simd.OUTER  # the next tap is not the next pixel
-    plain, sliding = (contract.cycles(char, kind, phase.out[1], columns) for kind in (simd.OUTER, slide))
-    return slide if sliding < 0.9 * plain else simd.OUTER
+def _kind(char: str, phase: _Phase, columns: int, lanewise: bool) -> int:
+    """A tile that slides over the row, where that is a tenth faster than one load for each multiply-add."""
+    taps = phase.taps[1]
+    if taps not in simd.TAPS or phase.stride[1] != phase.dilation[1]:
+        return int(lanewise)  # else the next tap is not the next pixel
+    kinds = (int(lanewise), 2 * simd.TAPS.index(taps) + lanewise)
+    plain, sliding = (contract.cycles(char, kind, phase.out[1], columns) for kind in kinds)
+    return kinds[sliding < 0.9 * plain]
 
 
 @jit(parts=True)

@@ -31,11 +31,12 @@ TILE_ARGS = 12
 #: Values of START: accumulators begin at zero, at the bias, or at C (accumulate).
 ZERO, BIAS, LOAD = range(3)
 
-#: Kinds of tiles. SLIDES[w]: rows are neighbouring pixels of a row and w taps slide over them, so that one broadcast
-#: of A serves w multiply-adds; B2 is the distance of the taps in B. For one vector of channels this makes the
+#: How many taps slide over the rows of a tile. With more than one, rows are neighbouring pixels, so that one load of A
+#: serves that many multiply-adds, and B2 is the distance of the taps in B. For one vector of channels this makes the
 #: difference between waiting for loads (65-80 % of the peak) and not.
-OUTER, LANEWISE = range(2)
-SLIDES = {3: 2, 5: 3}
+TAPS = (1, 3, 5)
+#: Kinds of tiles: twice the place in TAPS, plus one for lanewise.
+OUTER, LANEWISE, KINDS = 0, 1, range(2 * len(TAPS))
 
 INT64, INT32, POINTER = ir.IntType(64), ir.IntType(32), ir.PointerType()
 _TILE_TYPE = ir.FunctionType(ir.VoidType(), [POINTER] * 5 + [INT64])
@@ -70,8 +71,12 @@ def lanes(dtype: Any) -> int:
 
 
 def taps(kind: int) -> int:
-    """How many taps slide over the rows of a tile of this kind; 1 for the others."""
-    return next((w for w, slide in SLIDES.items() if slide == kind), 1)
+    """How many taps slide over the rows of a tile of this kind."""
+    return TAPS[kind // 2]
+
+
+def is_lanewise(kind: int) -> bool:
+    return kind % 2 == 1
 
 
 def max_rows(vectors: int, kind: int = OUTER) -> int:
@@ -80,6 +85,7 @@ def max_rows(vectors: int, kind: int = OUTER) -> int:
     Without AVX-512 a mask takes a register as well, and LLVM wants one or two more for all but the plain tile.
     """
     spare = 1 if host().registers == 32 else {OUTER: 2, LANEWISE: 4}.get(kind, 3)
+    spare += vectors - 1 if is_lanewise(kind) and taps(kind) > 1 else 0
     rows = (host().registers - spare - taps(kind) * vectors) // vectors
     return min(rows, 14 if taps(kind) == 1 else 16)
 
@@ -187,12 +193,11 @@ class _Tile:
             for r in range(self.rows + slide - 1):
                 base, place = rows[r // self.GROUP], r % self.GROUP
                 row = base if place == 0 else self.at(base, arg[AR] if place == 1 else twice)
-                broadcast = None if self.kind == LANEWISE else self.splat(builder.load(row, typ=self.scalar))
+                left = self.read(row)
                 for tap in range(slide):
                     for v in range(self.vectors) if 0 <= r - tap < self.rows else ():
-                        left = broadcast if broadcast is not None else self.load(row, v)
                         n = (r - tap) * self.vectors + v
-                        out[n] = self.multiply_add(left, columns[tap][v], out[n])
+                        out[n] = self.multiply_add(left[v], columns[tap][v], out[n])
             return [self.at(base, arg[AK]) for base in rows] + [self.at(bk, arg[BK]), *out]
 
         def middle(values: list[Any]) -> list[Any]:
@@ -272,6 +277,12 @@ class _Tile:
 
     def at(self, pointer: Any, index: Any, kind: Any = None) -> Any:
         return self.builder.gep(pointer, [index], source_etype=kind or self.scalar)
+
+    def read(self, pointer: Any) -> list[Any]:
+        """A row of A at one k: its vectors, or one element in all lanes."""
+        if is_lanewise(self.kind):
+            return [self.load(pointer, v) for v in range(self.vectors)]
+        return [self.splat(self.builder.load(pointer, typ=self.scalar))] * self.vectors
 
     def load(self, pointer: Any, v: int) -> Any:
         pointer = self.at(pointer, _int(v * self.lanes))
