@@ -6,8 +6,10 @@ from numpy import nan as nan
 from numpy import pi as pi
 
 from . import autograd as autograd
+from . import data as data
 from . import nn as nn
 from . import optim as optim
+from . import testing as testing
 from .autograd import enable_grad as enable_grad
 from .autograd import inference_mode as inference_mode
 from .autograd import is_grad_enabled as is_grad_enabled

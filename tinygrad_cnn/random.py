@@ -4,7 +4,7 @@ stream.
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 from typing import Any
 
@@ -14,6 +14,10 @@ from . import device as devices
 from .autograd import Variable
 
 _STATE_WORDS = 13  # Philox: counter 4, key 2, buffer 4, position, spare flag, spare value
+
+
+def _system_seed() -> int:
+    return int.from_bytes(os.urandom(8), "little") >> 1
 
 
 class Generator:
@@ -29,7 +33,7 @@ class Generator:
     def __init__(self, device: Any = "cpu") -> None:
         self.device = devices.check(device)
         self._lock = threading.Lock()
-        self._seed = secrets.randbits(63)
+        self._seed = _system_seed()
         self._calls = 0
         self._stream: np.random.Generator | None = None
 
@@ -45,7 +49,7 @@ class Generator:
 
     def seed(self) -> int:
         """Start again from a seed that the system chooses, and return it."""
-        self.manual_seed(secrets.randbits(63))
+        self.manual_seed(_system_seed())
         return self._seed
 
     def initial_seed(self) -> int:
