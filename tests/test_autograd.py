@@ -1167,3 +1167,27 @@ def test_random_programs_have_the_same_gradient_with_a_graph_of_it(program: Any,
         assert (a is None) == (b is None)
         if a is not None:
             np.testing.assert_array_equal(a.numpy(), b.detach().numpy())
+
+
+def test_once_differentiable_gives_the_first_gradient_and_refuses_the_second() -> None:
+    """A backward in NumPy is no constant for create_graph: asking for its gradient raises."""
+
+    class Square(Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        @tg.autograd.once_differentiable
+        def backward(ctx, g):
+            (x,) = ctx.saved_tensors
+            return tg.from_numpy(2 * x.numpy() * g.numpy())
+
+    x = tg.tensor([1.0, 3.0], requires_grad=True)
+    Square.apply(x).sum().backward()
+    assert x.grad.tolist() == [2, 6]
+    (dx,) = tg.autograd.grad(Square.apply(x).sum(), x, create_graph=True)
+    assert dx.tolist() == [2, 6]
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dx.sum().backward()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .function import Function as Function
+from .function import once_differentiable as once_differentiable
 from .modes import detect_anomaly as detect_anomaly
 from .modes import enable_grad as enable_grad
 from .modes import inference_mode as inference_mode

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -199,3 +200,41 @@ class Function:
             if out._view is not None or any(out is a for a in args):  # nobody could tell the base of a write
                 result._view = View(out if out._view is None else out._view.base, None, out._version.n)
         return results
+
+
+def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """For a `Function.backward` that computes outside of the tape, in NumPy or a kernel: its gradients have no gradient.
+
+    Without it, `create_graph=True` would take them for constants; with it, a second backward raises RuntimeError.
+    """
+
+    @functools.wraps(backward)
+    def once(ctx: Any, *grads: Any) -> Any:
+        with no_grad():
+            result = backward(ctx, *grads)
+        if not mode.grad:
+            return result
+        results = result if isinstance(result, tuple) else (result,)
+        edges = [edge_to(g) for g in grads if g is not None]
+        edges += [saved.edge for saved in ctx._node().saved["tensors"] if saved is not None]
+        return tuple(r if r is None else _OnlyOnce.seal(r, edges) for r in results)
+
+    return once
+
+
+class _OnlyOnce:
+    """The op of the nodes that end a tape which a `once_differentiable` backward left."""
+
+    name = "once_differentiable"
+    broadcasts = False
+
+    @classmethod
+    def seal(cls, r: Any, edges: list[Edge]) -> Any:
+        metas = [((), None)] * len(edges)
+        sealed = Variable.new(r._array, r._version)
+        sealed._node = Node(cls, edges, metas, {}, False)
+        return sealed
+
+    @staticmethod
+    def vjp(node: Node, g: Any, wanted: Sequence[bool]) -> Sequence[Any]:
+        raise RuntimeError("this gradient came from a backward marked once_differentiable: it has no gradient itself")
