@@ -93,9 +93,8 @@ class TotalVariation(tg.autograd.Function):
         return tg.from_numpy(out)
 
     @staticmethod
+    @tg.autograd.once_differentiable  # the gradient is a kernel: it has no gradient of its own
     def backward(ctx: Any, g: tg.Tensor) -> tg.Tensor:
-        if tg.is_grad_enabled():
-            raise RuntimeError("TotalVariation's gradient is a kernel without a gradient: no create_graph=True")
         (x,) = ctx.saved_tensors
         out = np.empty(x.shape, x.dtype)
         total_variation_grad_kernel(plain(x), plain(g), out)

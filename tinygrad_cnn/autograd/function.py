@@ -203,7 +203,7 @@ class Function:
 
 
 def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """For a `Function.backward` that computes outside of the tape, in NumPy or a kernel: its gradients have no gradient.
+    """For a `Function.backward` that computes outside of the tape, in NumPy or a kernel: no second derivative.
 
     Without it, `create_graph=True` would take them for constants; with it, a second backward raises RuntimeError.
     """
