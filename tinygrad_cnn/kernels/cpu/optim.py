@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import carray, types
+from numba import types
 from numba.extending import intrinsic
+from numba.np import arrayobj
 
 from .. import launch
 from ..compile import jit
@@ -44,20 +45,32 @@ def _load_int64(typing_context, address):
 
 
 @intrinsic
-def _pointer(typing_context, address, witness):
-    """An address as a pointer to elements of the witness's dtype."""
+def _elements(typing_context, address, size, witness):
+    """A 1-D array of `size` elements of the witness's dtype at an address; numba.carray takes 0.2 s to compile."""
+    kind = types.Array(witness.dtype, 1, "C")
 
     def codegen(context, builder, signature, args):
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+        array = context.make_array(kind)(context, builder)
+        itemsize = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+        arrayobj.populate_array(
+            array,
+            data=builder.inttoptr(args[0], array.data.type),
+            shape=[args[1]],
+            strides=[itemsize],
+            itemsize=itemsize,
+            meminfo=None,
+        )
+        return array._getvalue()
 
-    return types.CPointer(witness.dtype)(types.int64, witness), codegen
+    return kind(types.int64, types.int64, witness), codegen
 
 
 if numba.config.DISABLE_JIT:
 
-    def _pointer(address, witness):
-        """An address as a ctypes pointer, which carray takes as well."""
-        return ctypes.cast(int(address), ctypes.POINTER(np.ctypeslib.as_ctypes_type(witness.dtype)))
+    def _elements(address, size, witness):
+        """The same with ctypes."""
+        kind = ctypes.POINTER(np.ctypeslib.as_ctypes_type(witness.dtype))
+        return np.ctypeslib.as_array(ctypes.cast(int(address), kind), (int(size),))
 
 
 _HEADER = object.__basicsize__  # bytes; the pointer to the elements is the first field of an array object
@@ -94,30 +107,29 @@ def sgd(
 
     `first` (bool, one a parameter) tells where the buffer holds nothing yet; all arrays are int64 but that one.
     """
-    flags = nesterov, maximize
+    total = int(sizes.sum())
     scalars = np.array([lr, momentum, dampening, weight_decay])
-    launch(_sgd, np.empty(0, dtype), table, sizes, first, scalars, *flags, work=4 * int(sizes.sum()))
+    launch(_sgd, np.empty(0, dtype), table, sizes, total, first, scalars, nesterov, maximize, work=4 * total)
 
 
 @jit(parts=True)
-def _sgd(witness, table, sizes, first, scalars, nesterov, maximize, p, parts):
+def _sgd(witness, table, sizes, total, first, scalars, nesterov, maximize, p, parts):
     cast = witness.dtype.type
     lr, momentum, decay = cast(scalars[0]), cast(scalars[1]), cast(scalars[3])
     sign = cast(-1 if maximize else 1)
-    total = sizes.sum()
     lo, hi = p * total // parts, (p + 1) * total // parts
     for t in range(sizes.size):
-        a, b = max(lo, 0), min(hi, sizes[t])
+        a, b = lo if lo > 0 else 0, hi if hi < sizes[t] else sizes[t]
         lo, hi = lo - sizes[t], hi - sizes[t]
         if a >= b:
             continue
-        param = carray(_pointer(table[0, t], witness), sizes[t])[a:b]
-        grad = carray(_pointer(table[1, t], witness), sizes[t])[a:b]
+        param = _elements(table[0, t], sizes[t], witness)[a:b]
+        grad = _elements(table[1, t], sizes[t], witness)[a:b]
         if momentum == 0:
             for i in range(b - a):
                 param[i] -= lr * (sign * grad[i] + decay * param[i])
             continue
-        buffer = carray(_pointer(table[2, t], witness), sizes[t])[a:b]
+        buffer = _elements(table[2, t], sizes[t], witness)[a:b]
         take = cast(1) if first[t] else cast(1 - scalars[2])
         if first[t]:
             for i in range(b - a):
@@ -150,34 +162,33 @@ def adam(
 
     Table rows: parameter, gradient, exp_avg, exp_avg_sq. `steps` (float64, one a parameter) counts this step too.
     """
-    flags = decoupled, amsgrad, maximize
+    total, flags = int(sizes.sum()), (decoupled, amsgrad, maximize)
     scalars = np.array([lr, *betas, eps, weight_decay])
-    launch(_adam, np.empty(0, dtype), table, sizes, steps, scalars, *flags, work=16 * int(sizes.sum()))
+    launch(_adam, np.empty(0, dtype), table, sizes, total, steps, scalars, *flags, work=16 * total)
 
 
 @jit(parts=True)
-def _adam(witness, table, sizes, steps, scalars, decoupled, amsgrad, maximize, p, parts):
+def _adam(witness, table, sizes, total, steps, scalars, decoupled, amsgrad, maximize, p, parts):
     cast = witness.dtype.type
     lr, beta1, beta2 = scalars[0], scalars[1], scalars[2]
     sign = cast(-1 if maximize else 1)
     eps, decay = cast(scalars[3]), cast(0 if decoupled else scalars[4])
     shrink = cast(1 - lr * scalars[4] if decoupled else 1)
     take1, take2, keep2 = cast(1 - beta1), cast(1 - beta2), cast(beta2)
-    total = sizes.sum()
     lo, hi = p * total // parts, (p + 1) * total // parts
     for t in range(sizes.size):
-        a, b = max(lo, 0), min(hi, sizes[t])
+        a, b = lo if lo > 0 else 0, hi if hi < sizes[t] else sizes[t]
         lo, hi = lo - sizes[t], hi - sizes[t]
         if a >= b:
             continue
-        param = carray(_pointer(table[0, t], witness), sizes[t])[a:b]
-        grad = carray(_pointer(table[1, t], witness), sizes[t])[a:b]
-        mean = carray(_pointer(table[2, t], witness), sizes[t])[a:b]
-        square = carray(_pointer(table[3, t], witness), sizes[t])[a:b]
+        param = _elements(table[0, t], sizes[t], witness)[a:b]
+        grad = _elements(table[1, t], sizes[t], witness)[a:b]
+        mean = _elements(table[2, t], sizes[t], witness)[a:b]
+        square = _elements(table[3, t], sizes[t], witness)[a:b]
         rate = cast(lr / (1 - beta1 ** steps[t]))
         correction = cast(1 / math.sqrt(1 - beta2 ** steps[t]))
         if amsgrad:
-            highest = carray(_pointer(table[4, t], witness), sizes[t])[a:b]
+            highest = _elements(table[4, t], sizes[t], witness)[a:b]
             for i in range(b - a):
                 g = sign * grad[i] + decay * param[i]
                 mean[i] += take1 * (g - mean[i])

@@ -38,7 +38,8 @@ def max_pool2d(
     index = empty(y.shape, np.uint8 if kernel[0] * kernel[1] <= 256 else np.int32)
     taps = _taps((h, w), kernel, stride, padding, dilation, out_hw)
     steps = dilation[0] * w * c, dilation[1] * c, kernel[1]
-    launch(_max_pool, base, y, index, *taps, steps, work=y.size * kernel[0] * kernel[1])
+    flat = base.reshape(-1), y.reshape(-1), index.reshape(-1)  # 0.2 us each here, 0.1 s each to compile
+    launch(_max_pool, *flat, base.shape, *taps, steps, work=y.size * kernel[0] * kernel[1])
     return nchw(y), nchw(index)
 
 
@@ -55,11 +56,10 @@ def _taps(hw: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, o
 
 
 @jit(parts=True)
-def _max_pool(x, y, index, vertical, horizontal, steps, p, parts):
-    n, h, w, c = x.shape
-    rows, columns = y.shape[1], y.shape[2]
-    cells, best, winner = x.reshape(-1), y.reshape(-1), index.reshape(-1)
-    lanes = _LANES // x.itemsize
+def _max_pool(cells, best, winner, shape, vertical, horizontal, steps, p, parts):
+    n, h, w, c = shape
+    rows, columns = len(vertical), len(horizontal)
+    lanes = _LANES // cells.itemsize
     for row in range(p * n * rows // parts, (p + 1) * n * rows // parts):
         image = row // rows
         first_i, last_i, top = vertical[row - image * rows]
@@ -73,7 +73,8 @@ def _max_pool(x, y, index, vertical, horizontal, steps, p, parts):
                 continue
             taps = last_i - first_i, last_j - first_j, first_i * steps[2] + first_j
             for k in range(0, c, lanes):
-                _max_of_window(cells, at + k, steps, taps, best, winner, to + k, min(lanes, c - k))
+                some = c - k if c - k < lanes else lanes
+                _max_of_window(cells, at + k, steps, taps, best, winner, to + k, some)
 
 
 def _max_of_window(x, at, steps, taps, best, winner, to, lanes):
@@ -169,7 +170,8 @@ def max_pool2d_scatter(
     overlap = (kernel[0] - 1) * dilation[0] + 1 > stride[0]
     taps = _tap_offsets(kernel, dilation, input_hw[1] * c, c)
     windows = _taps(input_hw, kernel, stride, padding, dilation, base.shape[1:3])
-    launch(_max_scatter, base, index, dx, taps, *windows, *stride, *padding, overlap, work=dx.size + 2 * base.size)
+    flat = base.reshape(-1), index.reshape(-1), dx.reshape(-1)
+    launch(_max_scatter, *flat, dx.shape, taps, *windows, *stride, *padding, overlap, work=dx.size + 2 * base.size)
     return nchw(dx)
 
 
@@ -181,22 +183,21 @@ def _tap_offsets(kernel: Pair, dilation: Pair, row: int, channels: int) -> np.nd
 
 
 @jit(parts=True)
-def _max_scatter(g, index, dx, taps, vertical, horizontal, sh, sw, ph, pw, overlap, p, parts):
+def _max_scatter(g, index, dx, shape, taps, vertical, horizontal, sh, sw, ph, pw, overlap, p, parts):
     """A task owns the input rows between the windows of one output row and the next, or an image if they overlap.
 
     Asking from each input row which windows chose its cells is vector code and still no faster: 0.3 ms against 0.4
     at 64 channels, 2 against 0.13 at 6.
     """
-    n, h, w, c = dx.shape
-    rows, columns = g.shape[1], g.shape[2]
+    n, h, w, c = shape
+    rows, columns = len(vertical), len(horizontal)
     bands = 1 if overlap else rows
     for task in range(p * n * bands // parts, (p + 1) * n * bands // parts):
         image = task // bands
         first = task - image * bands
-        top = 0 if first == 0 else max(0, first * sh - ph)
-        bottom = h if first == bands - 1 else max(0, (first + 1) * sh - ph)
-        flat = dx[image].reshape(-1)
-        band = flat[top * w * c : bottom * w * c]
+        top = first * sh - ph if first > 0 and first * sh > ph else 0
+        bottom = h if first == bands - 1 else (first + 1) * sh - ph
+        band = dx[(image * h + top) * w * c : (image * h + (bottom if bottom > top else top)) * w * c]
         for k in range(band.size):
             band[k] = 0
         for row in range(first, rows if overlap else first + 1):
@@ -205,10 +206,11 @@ def _max_scatter(g, index, dx, taps, vertical, horizontal, sh, sw, ph, pw, overl
             for column in range(columns):
                 if horizontal[column, 0] >= horizontal[column, 1]:
                     continue
-                values, winner = g[image, row, column], index[image, row, column]
-                start = ((row * sh - ph) * w + column * sw - pw) * c
+                at = ((image * rows + row) * columns + column) * c
+                values, winner = g[at : at + c], index[at : at + c]
+                to = ((image * h + row * sh - ph) * w + column * sw - pw) * c
                 for k in range(c):
-                    flat[np.uint64(start + taps[winner[k]] + k)] += values[k]
+                    dx[np.uint64(to + taps[winner[k]] + k)] += values[k]
 
 
 def max_pool2d_gather(
