@@ -537,6 +537,16 @@ def test_retain_grad_follows_its_tensor_through_writes() -> None:
     check(x.grad, 30)
 
 
+def test_retain_grad_follows_a_view_of_what_was_written_to() -> None:
+    x = leaf(1.0, 2.0)
+    y = x.reshape(2, 1)
+    y.retain_grad()
+    with no_grad():
+        x.mul_(2)
+    (y * 3).sum().backward()
+    check(y.grad, [3], [3])
+
+
 def test_retaining_a_gradient_does_not_keep_its_tensor_alive() -> None:
     x = leaf(2.0)
     y = x * 3

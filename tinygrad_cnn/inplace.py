@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .autograd.modes import mode, no_grad
-from .autograd.tape import Node, Saved, Variable, Version, edge_to
+from .autograd.tape import Node, Saved, Variable, Version, edge_to, succeed
 from .op import op
 from .ops.elementwise import where
 from .ops.index import _slice, parse_key, replaced
@@ -39,7 +39,7 @@ def write(x: Any, result: Any) -> Any:
         node = result._node
         np.copyto(target, value, casting="same_kind")
         x._version.n += 1
-        _succeed(x, node)
+        succeed(x, node)
         _tell_base(x)
     else:
         np.copyto(target, value, casting="same_kind")
@@ -104,16 +104,8 @@ def _tell_base(x: Any) -> None:
         base = view.base
         # base._node, not edge_to(base): it speaks of the base before the write
         before = Variable.new(base._array, base._version, base._node)
-        _succeed(base, _write_view(before, x, view.replay)._node)
+        succeed(base, _write_view(before, x, view.replay)._node)
         x = base
-
-
-def _succeed(x: Any, node: Node | None) -> None:
-    """Give x its new history; a gradient that x retains is that of its new value."""
-    old = x._node
-    if node is not None and old is not None and old.retain is not None and old.retain() is x:
-        node.retain, old.retain = old.retain, None
-    x._node = node
 
 
 @op

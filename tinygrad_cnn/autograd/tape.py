@@ -101,7 +101,15 @@ def _refresh(x: Variable, view: View) -> None:
     view.seen = x._version.n
     if view.replay is not None and edge_to(view.base) is not None:
         with enable_grad():
-            x._node = view.replay(view.base)._node
+            succeed(x, view.replay(view.base)._node)
+
+
+def succeed(x: Variable, node: Node | None) -> None:
+    """Give x its new history; a gradient that x retains is that of its new value."""
+    old = x._node
+    if node is not None and old is not None and old.retain is not None and old.retain() is x:
+        node.retain, old.retain = old.retain, None
+    x._node = node
 
 
 class Saved:
