@@ -195,9 +195,9 @@ def _max_scatter(g, index, dx, shape, taps, vertical, horizontal, sh, sw, ph, pw
     for task in range(p * n * bands // parts, (p + 1) * n * bands // parts):
         image = task // bands
         first = task - image * bands
-        top = first * sh - ph if first > 0 and first * sh > ph else 0
+        top = 0 if first == 0 else first * sh - ph  # not negative: windows apart have ph <= kh / 2 < sh
         bottom = h if first == bands - 1 else (first + 1) * sh - ph
-        band = dx[(image * h + top) * w * c : (image * h + (bottom if bottom > top else top)) * w * c]
+        band = dx[(image * h + top) * w * c : (image * h + bottom) * w * c]
         for k in range(band.size):
             band[k] = 0
         for row in range(first, rows if overlap else first + 1):
