@@ -30,7 +30,7 @@ class ModuleReport:
         return all(self.rows.values())
 
     def __str__(self) -> str:
-        width = max(map(len, self.rows), default=0)
+        width = max(len("parameter"), *map(len, self.rows))
         lines = [f"{'parameter':{width}}  {'shape':18}  {'status':12}  error in tolerances"]
         for name, row in self.rows.items():
             lines.append(f"{name:{width}}  {self.shapes[name]!s:18}  {row.status:12}  {row.error:.2g}")
