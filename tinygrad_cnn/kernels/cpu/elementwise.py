@@ -56,8 +56,9 @@ def _nbytes(x: Any) -> int:
 
 def _alike(x: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """An output like x, its elements in memory order, and x and the others as flat arrays of the same order."""
+    order: tuple[int, ...] | None = None
     if x.flags.carray:
-        order, base = None, x
+        base = x
     elif x.ndim == 4 and (last := x.transpose(CHANNELS_LAST)).flags.carray:
         order, base = CHANNELS_LAST, last
     else:

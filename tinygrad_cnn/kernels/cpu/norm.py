@@ -95,7 +95,7 @@ def _pair_sums(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Per channel, in float64: sum(g) and sum(g * (x - center)); with `same`, x - center takes the place of g."""
     channels = len(center)
-    lanes = _to_lanes(center, np.float64, samples)
+    lanes = _to_lanes(center, center.dtype, samples)
     shards = max(1, min(MAX_SHARDS, x.size // SHARD))
     partial = empty((shards, 2, lanes.size), np.float64)
     launch(_pair_sums_kernel, g.reshape(-1), x.reshape(-1), lanes, same, partial, work=2 * x.size)

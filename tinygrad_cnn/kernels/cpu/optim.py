@@ -44,9 +44,14 @@ def _load_int64(typing_context, address):
     return types.int64(types.int64), codegen
 
 
-@intrinsic
-def _elements(typing_context, address, size, witness):
-    """A 1-D array of `size` elements of the witness's dtype at an address; numba.carray takes 0.2 s to compile."""
+def _elements(address, size, witness):
+    """A 1-D array of `size` elements of the witness's dtype at an address; here with ctypes."""
+    kind = ctypes.POINTER(np.ctypeslib.as_ctypes_type(witness.dtype))
+    return np.ctypeslib.as_array(ctypes.cast(int(address), kind), (int(size),))
+
+
+def _elements_typing(typing_context, address, size, witness):
+    """The same for Numba; its own carray takes 0.2 s to compile."""
     kind = types.Array(witness.dtype, 1, "C")
 
     def codegen(context, builder, signature, args):
@@ -65,12 +70,8 @@ def _elements(typing_context, address, size, witness):
     return kind(types.int64, types.int64, witness), codegen
 
 
-if numba.config.DISABLE_JIT:
-
-    def _elements(address, size, witness):
-        """The same with ctypes."""
-        kind = ctypes.POINTER(np.ctypeslib.as_ctypes_type(witness.dtype))
-        return np.ctypeslib.as_array(ctypes.cast(int(address), kind), (int(size),))
+if not numba.config.DISABLE_JIT:
+    _elements = intrinsic(_elements_typing)
 
 
 _HEADER = object.__basicsize__  # bytes; the pointer to the elements is the first field of an array object
