@@ -101,6 +101,23 @@ def test_all_three_agree_with_the_float64_reference(case: Case, layout: str, bia
     assert dw.transpose(2, 3, 1, 0).flags.c_contiguous
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(16, 1, (28, 28), 6, (5, 5), Conv2dSpec(padding=(2, 2, 2, 2)), "f", 0),  # pixels taken together
+        Case(16, 6, (14, 14), 16, (5, 5), Conv2dSpec(), "f", 1),  # taps across the vector, gradients spread
+        Case(9, 6, (14, 13), 16, (5, 3), Conv2dSpec((2, 1), (1, 2, 0, 3)), "f", 2),
+        Case(2, 40, (40, 41), 40, (3, 3), Conv2dSpec(padding=(1, 1, 1, 1)), "f", 3),  # an image in bands
+        Case(37, 16, (8, 8), 32, (3, 3), Conv2dSpec(padding=(1, 1, 1, 1)), "f", 4),  # blocks of images, one short
+        Case(3, 48, (17, 17), 48, (3, 5), Conv2dSpec(padding=(1, 1, 2, 2), groups=48), "f", 5),
+        Case(2, 100, (12, 12), 24, (1, 1), Conv2dSpec(), "f", 6),
+    ],
+    ids=str,
+)
+def test_layers_of_the_size_of_real_ones(case: Case) -> None:
+    test_all_three_agree_with_the_float64_reference.hypothesis.inner_test(case, "channels_last", True)
+
+
 @settings(max_examples=25, deadline=None)
 @given(cases(channels=(1, 3), out=(1, 4)))
 def test_the_reference_agrees_with_plain_loops(case: Case) -> None:

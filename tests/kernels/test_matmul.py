@@ -58,6 +58,16 @@ def test_matmul(m: int, k: int, n: int, left: str, right: str, dtype: str, batch
     assert c.flags.c_contiguous
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 150), st.integers(1, 30), st.sampled_from("fd"), st.booleans())
+def test_linear_of_a_few_rows(m: int, k: int, n: int, dtype: str, biased: bool) -> None:
+    rng = np.random.default_rng(k)
+    x, w, bias = (rng.standard_normal(shape).astype(dtype) for shape in [(m, k), (n, k), (n,)])
+    y = linear(x, w, bias if biased else None)
+    x = np.hstack([x, np.full((m, 1), biased, dtype)])
+    check(y, x, np.hstack([w, bias[:, None]]).T)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.integers(0, 70), st.one_of(st.integers(0, 40), st.sampled_from([513, 1030])), st.integers(0, 70),
