@@ -16,8 +16,9 @@ def conv2d(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Conv2dSp
     n, c, p, q, k, l = windows.shape
     g = spec.groups
     windows = windows.reshape(n, g, c // g, p, q, k, l)
-    w = w.reshape(g, w.shape[0] // g, c // g, k, l)
-    y = np.einsum("ngcpqkl,gockl->ngopq", windows, w, optimize=True).reshape(n, -1, p, q)
+    o = w.shape[0]
+    w = w.reshape(g, o // g, c // g, k, l)
+    y = np.einsum("ngcpqkl,gockl->ngopq", windows, w, optimize=True).reshape(n, o, p, q)
     return y if bias is None else y + bias[:, None, None]
 
 
@@ -52,9 +53,10 @@ def conv2d_weight_grad(x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int],
     n, c, p, q, k, l = windows.shape
     groups = spec.groups
     windows = windows.reshape(n, groups, c // groups, p, q, k, l)
-    g = g.reshape(n, groups, g.shape[1] // groups, p, q)
+    o = g.shape[1]
+    g = g.reshape(n, groups, o // groups, p, q)
     w = np.einsum("ngcpqkl,ngopq->gockl", windows, g, optimize=True)
-    return w.reshape(-1, c // groups, k, l)
+    return w.reshape(o, c // groups, k, l)
 
 
 def conv2d_bias_grad(g: np.ndarray) -> np.ndarray:
@@ -79,7 +81,8 @@ def _pad(x: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
 
 
 def _windows(x: np.ndarray, kernel_hw: tuple[int, int], spec: Conv2dSpec) -> np.ndarray:
-    """(N, C, H, W) -> (N, C, P, Q, K, L), a view."""
+    """(N, C, H, W) -> (N, C, P, Q, K, L), a view; x is padded already."""
+    spec._replace(padding=(0, 0, 0, 0)).output_hw(x.shape[2:], kernel_hw)  # or an error with the numbers
     span = tuple(d * (k - 1) + 1 for d, k in zip(spec.dilation, kernel_hw, strict=True))
     windows = np.lib.stride_tricks.sliding_window_view(x, span, axis=(2, 3))
     return windows[:, :, :: spec.stride[0], :: spec.stride[1], :: spec.dilation[0], :: spec.dilation[1]]

@@ -34,7 +34,7 @@ from .simd import A1, A2, AK, AR, B1, B2, BK, LDC, N1, N2, N3, START, TILE_ARGS,
 def conv2d(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Conv2dSpec) -> np.ndarray:
     """(N, C, H, W) * (O, C/G, KH, KW) + (O,) -> (N, O, P, Q), in NHWC memory; all of one dtype."""
     if not contract.ENABLED or x.dtype.char not in "fd":
-        return reference.conv2d(x, w, bias, spec)
+        return layout(reference.conv2d(x, w, bias, spec), NHWC).transpose(NCHW)
     work, shape = _forward(x.dtype.char, x.shape, w.shape, bias is not None, spec)
     y = memory.empty(shape, x.dtype)
     if work is not None:
@@ -47,7 +47,7 @@ def conv2d(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Conv2dSp
 def conv2d_input_grad(g: np.ndarray, w: np.ndarray, input_hw: tuple[int, int], spec: Conv2dSpec) -> np.ndarray:
     """(N, O, P, Q), (O, C/G, KH, KW) -> (N, C, H, W), in NHWC memory: the transposed convolution of g."""
     if not contract.ENABLED or g.dtype.char not in "fd":
-        return reference.conv2d_input_grad(g, w, input_hw, spec)
+        return layout(reference.conv2d_input_grad(g, w, input_hw, spec), NHWC).transpose(NCHW)
     plan = _input_grad(g.dtype.char, g.shape, w.shape, input_hw, spec)
     x = memory.empty(plan.shape, g.dtype)
     if not plan.covers:
@@ -61,7 +61,7 @@ def conv2d_input_grad(g: np.ndarray, w: np.ndarray, input_hw: tuple[int, int], s
 def conv2d_weight_grad(x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int], spec: Conv2dSpec) -> np.ndarray:
     """(N, C, H, W), (N, O, P, Q) -> (O, C/G, KH, KW), in HWIO memory."""
     if not contract.ENABLED or x.dtype.char not in "fd":
-        return reference.conv2d_weight_grad(x, g, kernel_hw, spec)
+        return layout(reference.conv2d_weight_grad(x, g, kernel_hw, spec), HWIO).transpose(OIHW)
     return weight_grad(layout(x, NHWC), layout(g, NHWC), kernel_hw, spec).transpose(OIHW)
 
 
@@ -299,14 +299,14 @@ def _input_grad(
             taps = (len(r.taps), len(s.taps))
             phases.append(
                 _Phase(
-                    (r.count, s.count), (r.at, s.at), spec.stride, (r.origin, s.origin), (1, 1), taps,
+                    (r.pixels, s.pixels), (r.at, s.at), spec.stride, (r.origin, s.origin), (1, 1), taps,
                     (r.dilation, s.dilation), weights,
                 )
             )  # fmt: skip
             weights += taps[0] * taps[1] * o * c
-    covers = sum(r.count for r in rows) == input_hw[0] and sum(s.count for s in columns) == input_hw[1]
-    work = _walk(char, n, (p, q, o), shape[1:], spec.groups, phases, False)
-    return _InputGrad(work, shape, covers, spreads=False)
+    covers = sum(r.pixels for r in rows) == input_hw[0] and sum(s.pixels for s in columns) == input_hw[1]
+    gather = _walk(char, n, (p, q, o), shape[1:], spec.groups, phases, False)
+    return _InputGrad(gather, shape, covers, spreads=False)
 
 
 def _spread_wins(
@@ -323,7 +323,7 @@ def _spread_wins(
     if spec.groups > 1 or spec.dilation[1] > 1 or (n < 8 and n * pq[0] * pq[1] * o > 100_000):
         return False
     gather = sum(
-        r.count * len(r.taps) * len(s.taps) * o * contract.cycles(char, simd.OUTER, s.count, c)
+        r.pixels * len(r.taps) * len(s.taps) * o * contract.cycles(char, simd.OUTER, s.pixels, c)
         for r in axes[0]
         for s in axes[1]
     )
@@ -333,7 +333,7 @@ def _spread_wins(
 class _Axis(NamedTuple):
     """Along one axis, the input pixels that the same taps reach, and the output pixels these taps bring."""
 
-    count: int
+    pixels: int
     at: int
     origin: int
     taps: tuple[int, ...]  # kernel positions, in the order of the output pixels
