@@ -176,6 +176,14 @@ def test_ten_thousand_checks_of_correct_functions_raise_no_alarm() -> None:
     assert _false_alarms(10_000) == 0
 
 
+def test_a_slope_of_zero_among_higher_powers_is_settled() -> None:
+    zero = tg.zeros(3, dtype=tg.float64)
+    for power in (2, 3, 4, 5, 7):
+        assert gradcheck(lambda x, power=power: x**power, zero)
+        assert gradgradcheck(lambda x, power=power: x**power, zero)
+        assert found(lambda x, power=power: x.detach() ** power + (x - x.detach()) * 1e-3, zero).status == "failed"
+
+
 def test_correct_functions_are_hardly_ever_inconclusive() -> None:
     reports = [found(fn, [randn(3, 4, seed=i) for i in range(n)], degree=d) for fn, n, d in CORRECT]
     assert [r.status for r in reports] == ["passed"] * len(CORRECT)
@@ -292,10 +300,12 @@ def _reproducible_cases() -> list[Any]:
         inner,
         functools.partial(_wrong, power=2),
         WrongSquare.apply,
+        lambda x, power=2: _wrong(x, power),
+        [lambda x: x, lambda x: _wrong(x) * 3.0, lambda x: _wrong(x) * 4.0][2],
     ]
 
 
-@pytest.mark.parametrize("case", range(5))
+@pytest.mark.parametrize("case", range(7))
 @pytest.mark.parametrize("n", [3, 200])
 def test_the_reproducer_fails_again_when_pasted(case: int, n: int) -> None:
     report = found(_reproducible_cases()[case], randn(n), degree=2, seed=3)

@@ -306,13 +306,17 @@ class Check:
         unclear = _Verdict("unclear", analytic=analytic)
         if self.degree:
             step = self.step or slopes.POLYNOMIAL_STEP
-            return self._verdict(slopes.polynomial(line, step, self.eps), v, analytic, size, 8 * unit / step, unclear)
+            slope = slopes.polynomial(line, step, self.eps)
+            return self._verdict(slope, v, analytic, size, 8 * unit / step, 0.0, unclear)
         wrong: list[_Verdict] = []
+        seen = 0.0
         for h in (self.step,) if self.step else slopes.STEPS:
             samples = slopes.Samples(line, h, self.eps)
-            found = self._verdict(samples.two_sided(), v, analytic, size, 8 * unit / h, unclear)
+            slope = samples.two_sided()
+            seen = max(seen, float(np.linalg.norm(np.nan_to_num(v * (np.abs(slope.left) + slope.spread)))))
+            found = self._verdict(slope, v, analytic, size, 8 * unit / h, seen, unclear)
             if found.state != "ok" or self.kinks != "subgradient":
-                found = self._verdict(samples.one_sided(), v, analytic, size, 32 * unit / h, unclear)
+                found = self._verdict(samples.one_sided(), v, analytic, size, 32 * unit / h, seen, unclear)
             if found.state in ("ok", "kink"):
                 return found
             wrong += [found] if found.state == "bad" else []
@@ -327,8 +331,10 @@ class Check:
         analytic: float,
         size: float,
         rounding: float,
+        seen: float,
         unclear: _Verdict,
     ) -> _Verdict:
+        """Compare at one step; `seen` is the largest slope or spread at any step: what a slope of 0 is small to."""
         with np.errstate(invalid="ignore", over="ignore"):
             left, right = v * slope.left, v * slope.right
             noise = float(np.linalg.norm(v * slope.noise)) + rounding
@@ -340,7 +346,7 @@ class Check:
         if not np.isfinite(analytic):
             middle = float((left + right).sum() / 2)
             return _Verdict("bad", float("inf"), self.rtol * float(np.abs(left).sum()), analytic, middle)
-        if spread > SETTLED * self.rtol * size + noise:
+        if spread > SETTLED * self.rtol * max(size, seen) + noise:
             return unclear
         gap = np.abs(slope.right - slope.left)
         kinked = gap > 1e-4 * (np.abs(slope.left) + np.abs(slope.right)) + 4 * (slope.spread + slope.noise)

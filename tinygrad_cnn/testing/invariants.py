@@ -250,7 +250,7 @@ def _threads(subject: _Subject, base: _Run) -> str | None:
 
 def _is_large(base: _Run) -> bool:
     """Whether each run costs so much that a few of a kind must do."""
-    return sum(x.numel() for x in base.leaves) > 20_000
+    return bool(sum(x._array.size for x in base.leaves) > 20_000)
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

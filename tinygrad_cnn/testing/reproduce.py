@@ -10,7 +10,7 @@ import tempfile
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from ..autograd import Variable
 
 #: Arrays up to this many elements are written out; larger ones go to a file.
 WRITTEN_OUT = 128
+#: What `repr` spells so that it can be pasted.
+PLAIN = (int, float, str, bool, tuple, type(None))
 
 
 def reproducer(check: str, fn: Any, inputs: Sequence[Any], options: str) -> str:
@@ -112,7 +114,7 @@ def _source(fn: Callable[..., Any], imports: set[str]) -> str | None:
         elif imported := _imported(value, imports):
             if imported != name:
                 lines.append(f"{name} = {imported}")
-        elif isinstance(value, int | float | str | bool | tuple | type(None)):
+        elif isinstance(value, PLAIN):
             lines.append(f"{name} = {value!r}")
         else:
             return None
@@ -130,9 +132,24 @@ def _lambda(text: str, fn: Callable[..., Any]) -> str | None:
         except SyntaxError:
             continue
         for node in ast.walk(tree):
-            if isinstance(node, ast.Lambda):
-                source = ast.unparse(node)
-                code = eval(source, {}).__code__
-                if code.co_consts == fn.__code__.co_consts and code.co_varnames == fn.__code__.co_varnames:
-                    return source
+            if isinstance(node, ast.Lambda) and _shape(_code(node)) == _shape(fn.__code__):
+                if not all(isinstance(value, PLAIN) for value in fn.__defaults__ or ()):
+                    return None
+                node.args.defaults = [ast.parse(repr(value), mode="eval").body for value in fn.__defaults__ or ()]
+                return ast.unparse(node)
     return None
+
+
+def _code(node: ast.Lambda) -> CodeType:
+    """What the lambda compiles to, with defaults left out."""
+    bare = ast.parse(ast.unparse(node), mode="eval")
+    assert isinstance(bare.body, ast.Lambda)
+    bare.body.args.defaults = []
+    constants = compile(bare, "lambda", "eval").co_consts
+    return next(constant for constant in constants if isinstance(constant, CodeType))
+
+
+def _shape(code: CodeType) -> tuple[Any, ...]:
+    """What tells lambdas apart, wherever they stand: their names and constants."""
+    plain = [constant for constant in code.co_consts if not isinstance(constant, CodeType)]
+    return code.co_varnames, {*code.co_names, *code.co_freevars}, plain
