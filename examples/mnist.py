@@ -29,7 +29,7 @@ class Net(nn.Module):
         self.conv2 = nn.Conv2d(32, 64, 3)
         self.dropout1 = nn.Dropout(0.25)
         self.fc1 = nn.Linear(9216, 128)
-        self.dropout2 = nn.Dropout(0.5)
+        self.dropout2 = nn.Dropout(0.25)
         self.fc2 = nn.Linear(128, 10)
 
     def forward(self, x: tg.Tensor) -> tg.Tensor:
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> float:
     parser.add_argument("--data", choices=["synthetic", "mnist"], default="synthetic")
     parser.add_argument("--root", default="data/mnist", help="folder of MNIST's four .gz files")
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument(
         "--lr", type=float, default=2e-3, help="the highest learning rate of the one-cycle schedule"
     )

@@ -33,9 +33,7 @@ def conv2d_input_grad(g: np.ndarray, w: np.ndarray, x_shape: tuple[int, ...], sp
     return dx
 
 
-def conv2d_weight_grad(
-    x: np.ndarray, g: np.ndarray, w_shape: tuple[int, ...], spec: Conv2dSpec
-) -> np.ndarray:
+def conv2d_weight_grad(x: np.ndarray, g: np.ndarray, w_shape: tuple[int, ...], spec: Conv2dSpec) -> np.ndarray:
     dw = np.zeros(w_shape)
     for at_y, at_x, at_w in conv2d_terms(x.shape, w_shape, spec):
         dw[at_w] += float(x[at_x]) * float(g[at_y])
