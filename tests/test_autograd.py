@@ -117,9 +117,11 @@ def test_each_input_gets_the_shape_and_the_dtype_of_its_own() -> None:
 def test_the_gradient_lies_in_memory_as_its_leaf_does(data: st.DataObject) -> None:
     x = tg.from_numpy(data.draw(arrays(shapes(1, 4, 1, 3)))).requires_grad_()
     fn = data.draw(st.sampled_from([lambda x: x, lambda x: x * 2, lambda x: x.T.exp(), lambda x: x.flip(0)]))
-    fn(x).sum().backward()
-    dense = np.empty_like(x.detach().numpy())
-    assert x.grad.numpy().strides == dense.strides or dense.size < 2 or x.grad.is_contiguous() == x.is_contiguous()
+    weight = tg.from_numpy(np.arange(1.0, x.numel() + 1))
+    (fn(x).reshape(-1) * weight).sum().backward()
+    like = np.empty_like(x.detach().numpy())  # gaps and reversals of the leaf are not copied
+    for n, a, b in zip(x.shape, x.grad.numpy().strides, like.strides, strict=True):
+        assert n == 1 or a == b
 
 
 # ------------------------------------------------------------------------------------------- freeing graphs
@@ -261,6 +263,16 @@ def test_a_write_to_a_saved_output_is_noticed() -> None:
     y.mul_(2)
     with pytest.raises(RuntimeError, match="'exp'"):
         y.sum().backward()
+
+
+def test_a_gradient_that_is_added_to_counts_as_written() -> None:
+    x = leaf(1.0, 2.0)
+    (x * x).sum().backward()
+    y = leaf(1.0, 1.0)
+    z = y * x.grad
+    (x * x).sum().backward()
+    with pytest.raises(RuntimeError, match="changed in place"):
+        z.sum().backward()
 
 
 def test_a_write_to_what_nobody_saved_is_fine() -> None:
@@ -418,6 +430,29 @@ def test_a_function_may_return_a_buffer_that_it_uses_again() -> None:
     check(y.grad, 6, 6, 6)
     Buffered.apply(x).sum().backward()
     check(x.grad, 4, 4, 4)
+
+
+def test_a_weight_may_be_returned_for_a_gradient() -> None:
+    w = leaf(1.0, 2.0)
+
+    class Weighted(Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return (x * w.detach()).sum()
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return w
+
+    x = leaf(0.0, 0.0)
+    (Weighted.apply(x) + Weighted.apply(x)).backward()
+    y = leaf(0.0, 0.0)
+    y.register_hook(lambda g: w)
+    (y * 2).sum().backward()
+    check(x.grad, 2, 4)
+    check(y.grad, 1, 2)
+    check(w.detach(), 1, 2)
+    assert not _shared(w, x.grad, y.grad)
 
 
 def test_a_function_may_return_memory_of_a_saved_tensor() -> None:
@@ -762,29 +797,30 @@ def test_set_grad_enabled_is_a_statement_a_context_and_a_decorator() -> None:
 
 
 def test_modes_belong_to_their_thread() -> None:
-    inside, go = threading.Event(), threading.Event()
-    seen = []
+    """Two threads, one with gradients off, are in one decorated function at once; the first to enter leaves first."""
+    inside = {name: threading.Event() for name in "ab"}
+    leave = {name: threading.Event() for name in "ab"}
+    after: dict[str, bool] = {}
 
-    @no_grad()
-    def slow() -> None:
-        inside.set()
-        go.wait(5)
+    @enable_grad()
+    def wait(name: str) -> None:
+        inside[name].set()
+        leave[name].wait(10)
 
-    def other() -> None:
-        with no_grad():
-            slow()
-            seen.append(is_grad_enabled())
-        seen.append(is_grad_enabled())
+    def work(name: str, grad_enabled: bool) -> None:
+        tg.set_grad_enabled(grad_enabled)
+        wait(name)
+        after[name] = is_grad_enabled()
 
-    thread = threading.Thread(target=other)
-    thread.start()
-    inside.wait(5)
+    threads = {name: threading.Thread(target=work, args=(name, name == "a")) for name in "ab"}
+    for name in "ab":
+        threads[name].start()
+        inside[name].wait(10)
+    for name in "ab":
+        leave[name].set()
+        threads[name].join()
+    assert after == {"a": True, "b": False}
     assert is_grad_enabled()
-    go.set()
-    slow()  # one decorated function in two threads at once
-    assert is_grad_enabled()
-    thread.join()
-    assert seen == [False, True]
 
 
 def test_nothing_is_recorded_under_no_grad() -> None:

@@ -341,6 +341,7 @@ def _is_unshared(g: Any) -> bool:
     return (
         sys.getrefcount(g._version) == 2  # g's own slot and the argument
         and not g._version.exposed
+        and not g._requires_grad  # a leaf, which a hook or a Function returned for a gradient
         and g._array.flags.writeable
         and 0 not in g._array.strides
     )
@@ -353,7 +354,7 @@ def alias(g: Any) -> Any:
 
 def _owned(g: Any) -> Any:
     """g itself, or a copy where something else refers to its storage."""
-    return g if _is_unshared(g) and not g._requires_grad else g.clone()
+    return g if _is_unshared(g) else g.clone()
 
 
 def _run_hooks(edge: Any, g: Any) -> Any:
