@@ -575,6 +575,7 @@ BROKEN: list[tuple[str, Callable[..., Any]]] = [
         "backward changes output 0",
         _custom(lambda x: 2 * x, lambda g, ctx: 2 * g + 0 * _overwrite(ctx.out, 1.0)),
     ),
+    ("memory of input 0", _custom(lambda x: x.T.T, lambda g, ctx: 1 * g)),
     ("gives other bits", _custom(lambda x: 2 * x, _sometimes)),
     ("not linear", _custom(lambda x: 2 * x, lambda g, ctx: 2 * g + 1e-12 * g * g)),
     ("zero cotangent", _custom(lambda x: 2 * x, lambda g, ctx: 2 * g + 1e-12 * (g == 0))),

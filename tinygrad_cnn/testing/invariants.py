@@ -91,6 +91,9 @@ def _mutates(subject: _Subject, base: _Run) -> str | None:
     for name, x in watched.items():
         if not _same(x._array, before[name]):
             return f"the forward changes {name}"
+        for i, out in enumerate(outputs):
+            if out._version is not x._version and np.may_share_memory(out._array, x._array):
+                return f"output {i} lies in the memory of {name}, but a write to one does not count as one to the other"
     watched |= {f"output {i}": x for i, x in enumerate(outputs)}
     before = {name: x._array.copy() for name, x in watched.items()}
     live = [(out, Tensor(c._array.copy())) for out, c in zip(outputs, subject.cotangents, strict=True) if _is_live(out)]
