@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -307,7 +309,10 @@ def _reproducible_cases() -> list[Any]:
 
 @pytest.mark.parametrize("case", range(7))
 @pytest.mark.parametrize("n", [3, 200])
-def test_the_reproducer_fails_again_when_pasted(case: int, n: int) -> None:
+def test_the_reproducer_fails_again_when_pasted(
+    case: int, n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where large inputs are written
     report = found(_reproducible_cases()[case], randn(n), degree=2, seed=3)
     assert report.reproducer.count("gradcheck(fn, inputs, degree=2, seed=3)") == 1
     with pytest.raises(GradcheckError) as error:
