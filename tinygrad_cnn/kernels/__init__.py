@@ -26,9 +26,7 @@ PARALLEL_WORK = 200_000
 silent = np.errstate(all="ignore")
 
 _threads = 0  # 0: not chosen yet, all cores that Numba may use
-_region = (
-    threading.Lock()
-)  # Numba's workqueue layer aborts when two threads enter; one region at a time on any layer
+_region = threading.Lock()  # Numba's workqueue layer aborts when two threads enter; one region at a time on any layer
 _forked = False
 
 
@@ -56,13 +54,14 @@ def set_num_threads(n: int) -> None:
     numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
 
 
-def launch(kernel: Callable[..., Any], *args: Any, work: float) -> Any:
-    """Call `kernel(*args, parts)`: in one part when the work is small, else in as many parts as there are threads.
+def launch(kernel: Callable[..., Any], *args: Any, work: float, threads: int = 0) -> Any:
+    """Call `kernel(*args, parts)`: in one part when the work is small, else in as many parts as there are threads
+    (or as the caller says, who has made scratch for so many).
 
     A second Python thread that arrives while a region runs computes in one part instead of waiting, and so does a
     forked child: the OpenMP layer kills a child that enters a region of its parent's making.
     """
-    parts = 1 if work < PARALLEL_WORK or _forked else get_num_threads()
+    parts = 1 if work < PARALLEL_WORK or _forked else threads or get_num_threads()
     if parts == 1 or not _region.acquire(blocking=False):
         return kernel(*args, 1)
     try:

@@ -40,9 +40,10 @@ def run(work: Work, a: np.ndarray, b: np.ndarray, c: np.ndarray, bias: np.ndarra
     """Run on C-contiguous arrays of one dtype; c is the output."""
     flat = c.reshape(-1)
     empty = _empty(c.dtype.char)
-    scratch = memory.empty((get_num_threads() * work.scratch,), c.dtype) if work.scratch else empty
+    threads = get_num_threads()  # asked once: another thread may change it before the launch
+    scratch = memory.empty((threads * work.scratch,), c.dtype) if work.scratch else empty
     bias = empty if bias is None else memory.contiguous(bias)
-    launch(work.body, work.plan, _flat(a), _flat(b), flat, bias, scratch, work=work.work)
+    launch(work.body, work.plan, _flat(a), _flat(b), flat, bias, scratch, work=work.work, threads=threads)
 
 
 @cache
