@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> float:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument(
-        "--lr", type=float, default=2e-3, help="the highest learning rate of the one-cycle schedule"
+        "--lr", type=float, default=2e-3, help="the highest learning rate of the first epoch"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", help="save the trained model here, as safetensors")
@@ -101,9 +101,10 @@ def main(argv: Sequence[str] | None = None) -> float:
     train = DataLoader(train_data, args.batch_size, shuffle=True)
     test = DataLoader(test_data, 500)
     optimizer = tg.optim.Adam(model.parameters())
-    scheduler = tg.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.epochs * len(train))
     for epoch in range(1, args.epochs + 1):
         start = time.perf_counter()
+        # a cycle of its own for each epoch, ever lower: the network is at its best after any of them
+        scheduler = tg.optim.lr_scheduler.OneCycleLR(optimizer, args.lr / epoch, total_steps=len(train))
         loss = train_epoch(model, train, optimizer, scheduler)
         seconds = time.perf_counter() - start
         print(
