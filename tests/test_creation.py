@@ -292,3 +292,12 @@ def test_random_numbers_have_their_distribution() -> None:
     assert tg.bernoulli(tg.tensor([0.0, 1.0])).tolist() == [0, 1]
     assert tg.rand(2, 3, requires_grad=True).requires_grad
     assert tg.randn((2, 3)).shape == tg.randint(3, (2, 3)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("seed", [1.5, "7", None])
+def test_a_seed_that_is_no_int_leaves_the_generator_as_it_was(seed: Any) -> None:
+    """The error comes from manual_seed, not from the next random number."""
+    g = tg.Generator().manual_seed(3)
+    with pytest.raises(TypeError, match="a seed is an int"):
+        g.manual_seed(seed)
+    assert tg.rand(2, generator=g).tolist() == tg.rand(2, generator=tg.Generator().manual_seed(3)).tolist()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import threading
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,14 @@ class Generator:
         self._stream: np.random.Generator | None = None
 
     def manual_seed(self, seed: int) -> Generator:
-        """Start again from this seed, -2**63 to 2**64 - 1; returns the generator. ValueError outside."""
+        """Start again from this seed, -2**63 to 2**64 - 1; returns the generator. ValueError outside.
+
+        TypeError for anything but an int; the generator then goes on as before.
+        """
+        try:
+            seed = index(seed)
+        except TypeError:
+            raise TypeError(f"a seed is an int, got {type(seed).__name__} {seed!r}") from None
         if not -(1 << 63) <= seed < 1 << 64:
             raise ValueError(f"a seed lies between -2**63 and 2**64 - 1, got {seed}")
         with self._lock:
