@@ -549,3 +549,21 @@ def test_tensors_are_hashable_and_compare_by_element() -> None:
     assert len({a, b, a}) == 2
     assert (a == b).tolist() == [True, True]
     assert (a != 1).any().item() is False
+
+
+@pytest.mark.parametrize("value", [None, "x", 1j], ids=str)
+def test_only_numbers_are_written(value: Any) -> None:
+    """None would become NaN; nothing is written."""
+    x = tg.zeros(2, 3)
+    writes: list[Callable[[], Any]] = [
+        lambda: x.fill_(value),
+        lambda: x.copy_(value),
+        lambda: x.__setitem__(0, value),
+        lambda: x.masked_fill_(x == 0, value),
+        lambda: x.new_full((2,), value),
+        lambda: tg.full_like(x, value),
+    ]
+    for write in writes:
+        with pytest.raises(TypeError, match=f"expects numbers, got {type(value).__name__}"):
+            write()
+    assert x.tolist() == [[0, 0, 0], [0, 0, 0]]

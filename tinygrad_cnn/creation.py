@@ -13,7 +13,7 @@ import numpy as np
 
 from . import device as devices
 from .dtypes import as_dtype, float32, int64, is_float
-from .ops.dims import size_of
+from .ops.dims import numbers_of, size_of
 from .random import Generator, default_generator
 from .tensor import Tensor, over_foreign
 
@@ -170,7 +170,7 @@ def full_like(
     input: Tensor, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """fill_value everywhere, in the input's shape and dtype."""
-    return _new(np.full(fill_value=fill_value, **_like(input, dtype)), device, requires_grad)
+    return _new(np.full(fill_value=numbers_of("full_like", fill_value), **_like(input, dtype)), device, requires_grad)
 
 
 def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:

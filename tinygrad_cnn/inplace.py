@@ -16,6 +16,7 @@ import numpy as np
 from .autograd.modes import mode, no_grad
 from .autograd.tape import Node, Saved, Variable, Version, edge_to, succeed
 from .op import op
+from .ops.dims import numbers_of
 from .ops.elementwise import where
 from .ops.index import _slice, parse_key, replaced
 
@@ -66,7 +67,7 @@ def assign(x: Any, key: Any, value: Any) -> None:
     view, taken = parse_key(key)
     part = x if view is None else _slice(x, view)
     check_writable(part)
-    array = value._array if isinstance(value, Variable) else np.asarray(value)
+    array = numbers_of("setitem", value)
     if not (mode.grad and (edge_to(x) is not None or (isinstance(value, Variable) and edge_to(value) is not None))):
         part._array[... if taken is None else taken] = array
         x._version.n += 1

@@ -12,6 +12,7 @@ from . import device as devices
 from .autograd.tape import Variable, edge_to
 from .dtypes import as_dtype, bool_, float32, float64, int32, int64, is_float
 from .inplace import assign, overwritten, write
+from .ops.dims import numbers_of
 from .printing import tensor_repr
 
 
@@ -483,9 +484,11 @@ class Tensor(Variable, result=True):
 
     def copy_(self, other: Any) -> Tensor:
         """Overwrite this tensor with other, broadcast and cast to its shape and dtype."""
+        numbers_of("copy_", other)
         return write(self, overwritten(self, other))  # type: ignore[no-any-return]
 
     def fill_(self, value: Any) -> Tensor:
+        numbers_of("fill_", value)
         return self.copy_(value)
 
     def zero_(self) -> Tensor:
@@ -500,6 +503,7 @@ class Tensor(Variable, result=True):
         return Tensor(np.ones(_size(size), self.dtype if dtype is None else as_dtype(dtype)))
 
     def new_full(self, size: Sequence[Any], fill_value: Any, dtype: Any = None) -> Tensor:
+        numbers_of("new_full", fill_value)
         return Tensor(np.full(_size(size), fill_value, self.dtype if dtype is None else as_dtype(dtype)))
 
     def new_tensor(self, data: Any, dtype: Any = None) -> Tensor:

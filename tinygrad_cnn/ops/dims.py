@@ -26,6 +26,14 @@ def integer_array_of(op: str, x: Any) -> np.ndarray:
     return array
 
 
+def numbers_of(op: str, value: Any) -> np.ndarray:
+    """The array of a tensor, an array, a number or nested lists of these; TypeError for None, strings and complex."""
+    array = value._array if isinstance(value, Variable) else np.asarray(value)
+    if array.dtype.kind not in "fiub":  # NumPy would make NaN of None
+        raise TypeError(f"{op} expects numbers, got {type(value).__name__} {value!r:.80}")
+    return array
+
+
 def dim_of(op: str, dim: Any, ndim: int) -> int:
     """dim in [0, ndim); a 0-d tensor counts as one of one dimension. IndexError when it is out of range."""
     try:

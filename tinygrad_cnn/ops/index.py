@@ -18,7 +18,7 @@ from ..dtypes import bool_, int64
 from ..kernels import on
 from ..op import op
 from .arguments import integer
-from .dims import array_of, dim_of, integer_array_of
+from .dims import array_of, dim_of, integer_array_of, numbers_of
 from .elementwise import where
 
 # -------------------------------------------------------------------------------------------- x[key]: the key
@@ -330,7 +330,7 @@ def _mask_of(op: str, mask: Any) -> np.ndarray:
 def masked_fill(input: Any, mask: Any, value: Any) -> Any:
     """The input with `value`, a number or a 0-d tensor, wherever the bool mask, which broadcasts, is true."""
     array, chosen = array_of("masked_fill", input), _mask_of("masked_fill", mask)
-    filler = value._array if isinstance(value, Variable) else np.asarray(value)
+    filler = numbers_of("masked_fill", value)
     if filler.ndim:
         raise RuntimeError(f"masked_fill expects a number or a 0-d tensor as value, got shape {filler.shape}")
     if array.dtype.kind != "f" and filler.astype(array.dtype) != filler:
