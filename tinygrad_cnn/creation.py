@@ -110,8 +110,8 @@ def _new(array: np.ndarray, device: Any, requires_grad: bool) -> Tensor:
 # ----------------------------------------------------------------------------------------------------- filled
 
 
-def _size(size: Any) -> tuple[int, ...]:
-    sizes = size_of(size)
+def _size(size: Any, named: Any = None) -> tuple[int, ...]:
+    sizes = size_of(size, named)
     if any(n < 0 for n in sizes):
         raise ValueError(f"a size cannot be negative: {sizes}")
     return sizes
@@ -121,19 +121,19 @@ def _dtype(dtype: Any) -> np.dtype[Any]:
     return float32 if dtype is None else as_dtype(dtype)
 
 
-def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def zeros(*sizes: Any, size: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Zeros: `zeros(2, 3)` or `zeros((2, 3))`."""
-    return _new(np.zeros(_size(size), _dtype(dtype)), device, requires_grad)
+    return _new(np.zeros(_size(sizes, size), _dtype(dtype)), device, requires_grad)
 
 
-def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def ones(*sizes: Any, size: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Ones: `ones(2, 3)` or `ones((2, 3))`."""
-    return _new(np.ones(_size(size), _dtype(dtype)), device, requires_grad)
+    return _new(np.ones(_size(sizes, size), _dtype(dtype)), device, requires_grad)
 
 
-def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def empty(*sizes: Any, size: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor whose elements are whatever was in the memory."""
-    return _new(np.empty(_size(size), _dtype(dtype)), device, requires_grad)
+    return _new(np.empty(_size(sizes, size), _dtype(dtype)), device, requires_grad)
 
 
 def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
@@ -238,31 +238,33 @@ def _float_dtype(op: str, dtype: Any) -> Any:
 
 
 def rand(
-    *size: Any,
+    *sizes: Any,
+    size: Any = None,
     generator: Generator | None = None,
     dtype: Any = None,
     device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """Random numbers, uniform in [0, 1)."""
-    array = _stream(generator).random(_size(size), _float_dtype("rand", dtype))
+    array = _stream(generator).random(_size(sizes, size), _float_dtype("rand", dtype))
     return _new(np.asarray(array, _dtype(dtype)), device, requires_grad)
 
 
 def randn(
-    *size: Any,
+    *sizes: Any,
+    size: Any = None,
     generator: Generator | None = None,
     dtype: Any = None,
     device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """Random numbers from the normal distribution of mean 0 and variance 1."""
-    array = _stream(generator).standard_normal(_size(size), _float_dtype("randn", dtype))
+    array = _stream(generator).standard_normal(_size(sizes, size), _float_dtype("randn", dtype))
     return _new(np.asarray(array, _dtype(dtype)), device, requires_grad)
 
 
 def randint(
-    low: int,
+    low: int = 0,
     high: Any = None,
     size: Any = None,
     *,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -94,6 +95,8 @@ class Op:
         return self if instance is None else MethodType(self, instance)  # an op is a method where a class names it
 
     def __call__(self, *args: Any, **params: Any) -> Any:
+        if params:
+            args = self._placed(args, params)
         out = self.forward(*[a._array if isinstance(a, Variable) else a for a in args], **params)
         aux: Sequence[Any] = ()
         if self.aux:
@@ -104,6 +107,12 @@ class Op:
         if mode.grad:
             self._record(result, args, params, aux)
         return result
+
+    def _placed(self, args: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
+        """The arguments, with the tensors given by name, as in `op(input=a, other=b)`, at their places."""
+        if self.variadic or not any(isinstance(value, Variable) for value in params.values()):
+            return args
+        return *args, *(params.pop(name) for name in takewhile(params.__contains__, self.names[len(args) :]))
 
     def _view(self, args: tuple[Any, ...], out: Any) -> Any:
         """A view shares the version of its base and remembers how to look; a forward that had to copy does not."""

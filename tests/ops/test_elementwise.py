@@ -384,3 +384,23 @@ def test_a_chain_of_everything_twice_differentiable() -> None:
     x, y = (tg.from_numpy(np.random.default_rng(i).normal(size=(3, 4))) for i in range(2))
     gradcheck(fn, [x, y])
     gradgradcheck(fn, [x, y])
+
+
+def test_inputs_can_be_given_by_name() -> None:
+    """Values and gradients are those of the call by position."""
+    a = tg.tensor([1.0, -2.0, 3.0], requires_grad=True)
+    b = tg.tensor([2.0, -1.0, 1.0], requires_grad=True)
+    calls: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+        (tg.maximum, {"input": a, "other": b}),
+        (tg.mul, {"input": a, "other": b}),
+        (tg.div, {"other": b, "input": a}),
+        (tg.where, {"condition": a > 0, "input": a, "other": b}),
+        (tg.where, {"condition": a > 0, "input": a, "other": 2.0}),
+        (tg.exp, {"input": a}),
+    ]
+    for fn, named in calls:
+        order = [named[name] for name in ("condition", "input", "other") if name in named]
+        by_name, by_place = fn(**named), fn(*order)
+        assert by_name.tolist() == by_place.tolist()
+        assert tg.autograd.grad(by_name.sum(), a)[0].tolist() == tg.autograd.grad(by_place.sum(), a)[0].tolist()
+    assert a.maximum(other=b).tolist() == [2, -1, 3]

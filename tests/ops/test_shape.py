@@ -372,3 +372,14 @@ def test_errors(fn: Any, error: type[Exception], match: str) -> None:
     """Typed, with the numbers."""
     with pytest.raises(error, match=match):
         fn(tg.ones(2, 3))
+
+
+def test_sizes_and_dims_can_be_given_by_pytorchs_names() -> None:
+    """The same as by position; not both."""
+    x = tg.arange(6.0).reshape(2, 3)
+    assert x.reshape(shape=(3, 2)).shape == x.view(size=(3, 2)).shape == x.permute(dims=(1, 0)).shape == (3, 2)
+    assert x.expand(size=(4, 2, 3)).shape == tg.zeros(size=(4, 2, 3)).shape == tg.rand(size=(4, 2, 3)).shape
+    assert tg.flip(x, dims=(0,)).tolist() == [[3, 4, 5], [0, 1, 2]]
+    assert x.repeat(repeats=(2, 1)).shape == tg.randint(high=5, size=(4, 3)).shape == (4, 3)
+    with pytest.raises(TypeError, match="given twice"):
+        x.reshape(3, 2, shape=(3, 2))

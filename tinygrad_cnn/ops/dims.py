@@ -63,8 +63,12 @@ def dims_of(op: str, dim: Any, ndim: int) -> tuple[int, ...]:
     return axes if ndim else ()
 
 
-def size_of(size: Sequence[Any]) -> tuple[int, ...]:
-    """`f(2, 3)` and `f((2, 3))` mean the same."""
+def size_of(size: Sequence[Any], named: Any = None) -> tuple[int, ...]:
+    """`f(2, 3)`, `f((2, 3))` and, with the argument's name, `f(size=(2, 3))` mean the same."""
+    if named is not None:
+        if size:
+            raise TypeError(f"sizes are given twice, as {tuple(size)} and by name as {named!r}")
+        size = (named,)
     if len(size) == 1 and isinstance(size[0], Sequence):
         size = size[0]
     return tuple(map(index, size))

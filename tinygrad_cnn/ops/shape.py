@@ -73,27 +73,27 @@ def _complete(op: str, shape: tuple[int, ...], size: int) -> tuple[int, ...]:
     return tuple(size // known if n == -1 else n for n in shape) if free else shape
 
 
-def reshape(input: Any, *shape: Any) -> Any:
+def reshape(input: Any, *sizes: Any, shape: Any = None) -> Any:
     """The same elements in row-major order in another shape, one size of which may be -1: a view where
     possible.
 
     Raises RuntimeError when the number of elements differs.
     """
-    return _reshape(input, _complete("reshape", size_of(shape), array_of("reshape", input).size))
+    return _reshape(input, _complete("reshape", size_of(sizes, shape), array_of("reshape", input).size))
 
 
-def view(input: Any, *shape: Any) -> Any:
+def view(input: Any, *sizes: Any, size: Any = None) -> Any:
     """As `reshape`, but always a view: RuntimeError where the strides do not allow one."""
     array = array_of("view", input)
-    size = _complete("view", size_of(shape), array.size)
+    shape = _complete("view", size_of(sizes, size), array.size)
     try:
-        array.reshape(size, copy=False)
+        array.reshape(shape, copy=False)
     except ValueError:
         raise RuntimeError(
-            f"view: shape {array.shape} with byte strides {array.strides} cannot be seen as {size} "
+            f"view: shape {array.shape} with byte strides {array.strides} cannot be seen as {shape} "
             "without a copy; use reshape()"
         ) from None
-    return _reshape(input, size)
+    return _reshape(input, shape)
 
 
 def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
@@ -141,12 +141,13 @@ def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
 _permute.vjps(input=lambda g, order: _permute(g, _inverse(order)))
 
 
-def permute(input: Any, *dims: Any) -> Any:
+def permute(input: Any, *order: Any, dims: Any = None) -> Any:
     """A view with the dimensions in the given order. RuntimeError unless each is named once."""
     ndim = array_of("permute", input).ndim
-    order = tuple(dim_of("permute", d, ndim) for d in size_of(dims))
+    named = size_of(order, dims)
+    order = tuple(dim_of("permute", d, ndim) for d in named)
     if sorted(order) != list(range(ndim)):
-        raise RuntimeError(f"permute: dims {size_of(dims)} do not name each of the {ndim} dimensions once")
+        raise RuntimeError(f"permute: dims {named} do not name each of the {ndim} dimensions once")
     return _permute(input, order)
 
 
@@ -192,12 +193,12 @@ def _expand(input: Any, shape: tuple[int, ...]) -> Any:
 _expand.vjps(input=lambda g, input_shape: sum_to_size(g, input_shape))
 
 
-def expand(input: Any, *sizes: Any) -> Any:
+def expand(input: Any, *sizes: Any, size: Any = None) -> Any:
     """A view in which dimensions of size 1 repeat, and new ones come first; -1 keeps a size. RuntimeError
     otherwise.
     """
     shape = array_of("expand", input).shape
-    wanted = size_of(sizes)
+    wanted = size_of(sizes, size)
     new = len(wanted) - len(shape)
     if new < 0:
         raise RuntimeError(f"expand: a tensor of shape {shape} has more dimensions than {wanted}")
@@ -253,12 +254,12 @@ def _fold(g: Any, shape: tuple[int, ...], times: tuple[int, ...]) -> Any:
 _repeat.vjps(input=lambda g, input_shape, times: _fold(g, input_shape, times))
 
 
-def repeat(input: Any, *sizes: Any) -> Any:
+def repeat(input: Any, *sizes: Any, repeats: Any = None) -> Any:
     """A copy with the whole tensor repeated sizes[i] times along each dimension; new dimensions come first.
 
     Raises RuntimeError for fewer sizes than dimensions or a negative one.
     """
-    shape, times = array_of("repeat", input).shape, size_of(sizes)
+    shape, times = array_of("repeat", input).shape, size_of(sizes, repeats)
     if len(times) < len(shape) or any(n < 0 for n in times):
         raise RuntimeError(f"repeat: {times} must be non-negative numbers, one for each dimension of shape {shape}")
     return _repeat(input, times=times)
@@ -272,10 +273,10 @@ def _flip(input: Any, axes: tuple[int, ...]) -> Any:
 _flip.vjps(input=lambda g, axes: _flip(g, axes=axes))
 
 
-def flip(input: Any, *dims: Any) -> Any:
+def flip(input: Any, *axes: Any, dims: Any = None) -> Any:
     """A copy with the order of elements along the given dimensions reversed."""
     ndim = array_of("flip", input).ndim
-    named = size_of(dims)
+    named = size_of(axes, dims)
     return _flip(input, axes=dims_of("flip", named, ndim) if named else ())
 
 
