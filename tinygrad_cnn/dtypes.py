@@ -32,9 +32,7 @@ def as_dtype(dtype: Any) -> np.dtype[Any]:
     except TypeError:
         raise TypeError(f"{dtype!r} is not a dtype") from None
     if found not in _SUPPORTED:
-        raise TypeError(
-            f"dtype {found} is not supported; use one of {', '.join(sorted(map(str, _SUPPORTED)))}"
-        )
+        raise TypeError(f"dtype {found} is not supported; use one of {', '.join(sorted(map(str, _SUPPORTED)))}")
     native: np.dtype[Any] = found.newbyteorder("=")
     return native
 
@@ -46,7 +44,8 @@ def is_float(dtype: np.dtype[Any]) -> bool:
 def result_type(*operands: Any) -> np.dtype[Any]:
     """The dtype of an elementwise op over arrays and Python numbers.
 
-    Arrays with dimensions decide; 0-d arrays, then Python numbers, only lift the kind (bool < integer < float).
+    Arrays with dimensions decide; 0-d arrays, then Python and NumPy numbers, only lift the kind (bool < integer <
+    float). Raises TypeError for operands that are not numbers and for a result that tensors do not have.
     """
     best: list[np.dtype[Any] | None] = [None, None, None]
     for x in operands:
@@ -58,6 +57,8 @@ def result_type(*operands: Any) -> np.dtype[Any]:
         if weaker is not None and (result is None or _RANK[weaker.kind] > _RANK[result.kind]):
             result = weaker
     assert result is not None
+    if result not in _SUPPORTED:
+        raise TypeError(f"the result would have dtype {result}, which tensors do not have; cast an operand first")
     return result
 
 
@@ -70,13 +71,13 @@ def _promote(a: np.dtype[Any], b: np.dtype[Any]) -> np.dtype[Any]:
 
 def _strength(x: Any) -> tuple[int, np.dtype[Any]]:
     if isinstance(x, np.ndarray):
+        if x.dtype.kind not in _RANK:
+            raise TypeError(f"expected an array of numbers, got one of {x.dtype} and shape {x.shape}")
         return (0 if x.ndim else 1), x.dtype
-    if isinstance(x, np.generic):
-        return 1, x.dtype
-    if x is True or x is False:
+    if isinstance(x, bool | np.bool_):
         return 2, bool_
-    if isinstance(x, int):
+    if isinstance(x, int | np.integer):
         return 2, int64
-    if isinstance(x, float):
+    if isinstance(x, float | np.floating):
         return 2, float32
     raise TypeError(f"expected a Tensor, an array or a number, got {type(x).__name__}")

@@ -404,3 +404,20 @@ def test_inputs_can_be_given_by_name() -> None:
         assert by_name.tolist() == by_place.tolist()
         assert tg.autograd.grad(by_name.sum(), a)[0].tolist() == tg.autograd.grad(by_place.sum(), a)[0].tolist()
     assert a.maximum(other=b).tolist() == [2, -1, 3]
+
+
+@pytest.mark.parametrize("number", [np.float16(2), np.float64(2), np.int16(2), np.uint8(2), np.bool_(True)], ids=repr)
+@pytest.mark.parametrize("dtype", [tg.float32, tg.int64, tg.uint8, tg.bool], ids=str)
+def test_numpy_numbers_are_as_weak_as_python_numbers(number: Any, dtype: Any) -> None:
+    """No dtype that tensors do not have comes out of them."""
+    x = tg.ones(3, dtype=dtype)
+    assert (x * number).dtype == (number * x).dtype == (x * number.item()).dtype
+    assert (x + number).tolist() == (x + number.item()).tolist()
+
+
+@pytest.mark.parametrize("array", [np.ones(3, np.complex64), np.array(["x"] * 3), np.ones(3, np.float16)], ids=repr)
+def test_arrays_of_other_dtypes_are_refused(array: Any) -> None:
+    """A tensor of a dtype outside of the six would fail in a kernel."""
+    for fn in (tg.mul, tg.maximum, tg.eq):
+        with pytest.raises(TypeError, match=f"{array.dtype}"):
+            fn(tg.ones(3, dtype=tg.int64), array)

@@ -18,11 +18,10 @@ TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
 
 def _pair(a: Any, b: Any) -> tuple[Any, Any]:
     """Two operands in their common dtype; a Python number that fits stays one, NumPy treats it as weak too."""
-    if type(a) is np.ndarray:
-        if (type(b) is np.ndarray and b.dtype == a.dtype) or (
-            type(b) in (float, int) and a.dtype.kind == "f"
-        ):
-            return a, b
+    if type(a) is np.ndarray and (
+        (type(b) is np.ndarray and b.dtype == a.dtype) or (type(b) in (float, int) and a.dtype.kind == "f")
+    ):
+        return a, b
     dtype = result_type(a, b)
     return _in_dtype(a, dtype), _in_dtype(b, dtype)
 
@@ -124,7 +123,7 @@ def floor_divide(input: Any, other: Any) -> Any:
 @op(broadcasts=True)
 @silent
 def remainder(input: Any, other: Any) -> Any:
-    """input - floor(input / other) * other: the sign is the divisor's. RuntimeError for bools and for an integer by 0."""
+    """input - floor(input / other) * other: the sign is the divisor's. RuntimeError for bools, integers by 0."""
     return np.remainder(*_divisible("remainder", input, other))
 
 
@@ -305,7 +304,7 @@ def _share(wins: Any, ties: Any) -> Any:
 def _clamp(input: Any, min: Any, max: Any) -> Any:
     out = input
     if min is not None:
-        out = np.maximum(*_pair(out, min))
+        out = np.asarray(np.maximum(*_pair(out, min)))  # of 0-d arrays NumPy makes a number, which is weak
     if max is not None:
         out = np.minimum(*_pair(out, max))
     return out
