@@ -45,9 +45,7 @@ def describe(model: nn.Sequential, x: tg.Tensor) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> float:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=["synthetic", "mnist"], default="synthetic")
     parser.add_argument("--root", default="data/mnist", help="folder of MNIST's four .gz files")
     parser.add_argument("--epochs", type=int, default=2)
@@ -55,8 +53,7 @@ def main(argv: Sequence[str] | None = None) -> float:
 
     tg.manual_seed(0)
     train, test = (
-        MNIST(args.root, train=part) if args.data == "mnist" else SyntheticDigits(train=part)
-        for part in (True, False)
+        MNIST(args.root, train=part) if args.data == "mnist" else SyntheticDigits(train=part) for part in (True, False)
     )
     model = lenet5()
     describe(model, train[:1][0])

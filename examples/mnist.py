@@ -76,16 +76,12 @@ def datasets(name: str, root: str) -> tuple[tg.data.Dataset, tg.data.Dataset]:
 
 
 def main(argv: Sequence[str] | None = None) -> float:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=["synthetic", "mnist"], default="synthetic")
     parser.add_argument("--root", default="data/mnist", help="folder of MNIST's four .gz files")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument(
-        "--lr", type=float, default=2e-3, help="the highest learning rate of the first epoch"
-    )
+    parser.add_argument("--lr", type=float, default=2e-3, help="the highest learning rate of the first epoch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", help="save the trained model here, as safetensors")
     args = parser.parse_args(argv)
@@ -93,9 +89,7 @@ def main(argv: Sequence[str] | None = None) -> float:
     tg.manual_seed(args.seed)
     start = time.perf_counter()
     train_data, test_data = datasets(args.data, args.root)
-    print(
-        f"{len(train_data)} training and {len(test_data)} test images in {time.perf_counter() - start:.1f} s"
-    )
+    print(f"{len(train_data)} training and {len(test_data)} test images in {time.perf_counter() - start:.1f} s")
 
     model = Net()
     train = DataLoader(train_data, args.batch_size, shuffle=True)

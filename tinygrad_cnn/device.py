@@ -28,9 +28,7 @@ class device:
 
     def __repr__(self) -> str:
         return (
-            f"device(type={self.type!r})"
-            if self.index is None
-            else f"device(type={self.type!r}, index={self.index})"
+            f"device(type={self.type!r})" if self.index is None else f"device(type={self.type!r}, index={self.index})"
         )
 
     def __eq__(self, other: object) -> bool:

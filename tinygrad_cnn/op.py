@@ -97,7 +97,11 @@ class Op:
     def __call__(self, *args: Any, **params: Any) -> Any:
         if params:
             args = self._placed(args, params)
-        out = self.forward(*[a._array if isinstance(a, Variable) else a for a in args], **params)
+        try:
+            out = self.forward(*[a._array if isinstance(a, Variable) else a for a in args], **params)
+        except AttributeError:
+            self._check_first(args)
+            raise
         aux: Sequence[Any] = ()
         if self.aux:
             out, *aux = out
@@ -107,6 +111,13 @@ class Op:
         if mode.grad:
             self._record(result, args, params, aux)
         return result
+
+    def _check_first(self, args: tuple[Any, ...]) -> None:
+        """TypeError if the first input is no tensor: asked only after a failure, so that calls pay nothing for it."""
+        if args and not isinstance(args[0], Variable):
+            raise TypeError(
+                f"{self.name} expects a Tensor as {self.names[0]}, got {type(args[0]).__name__}; use tg.tensor()"
+            ) from None
 
     def _placed(self, args: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
         """The arguments, with the tensors given by name, as in `op(input=a, other=b)`, at their places."""

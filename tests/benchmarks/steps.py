@@ -113,9 +113,7 @@ def compare(cases: list[tuple[str, str, int]], torch_python: str | None, seconds
     sides = [Side(sys.executable, "ours", "")]
     if torch_python:
         sides += [Side(torch_python, "torch", mode) for mode in TORCH_MODES]
-    print(
-        "| case | ours ms (spread) | " + "PyTorch best ms (spread, mode) | ratio |" if torch_python else "|"
-    )
+    print("| case | ours ms (spread) | " + "PyTorch best ms (spread, mode) | ratio |" if torch_python else "|")
     print("|---|---|---|---|")
     for kind, net, batch in cases:
         case = {"kind": kind, "net": net, "batch": batch, "seconds": seconds}
@@ -139,9 +137,7 @@ def _spread(times: list[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch", metavar="PYTHON", help="an interpreter that has PyTorch")
     parser.add_argument("--case", nargs="*", help="such as lenet5:128 or infer:lenet5:1; all by default")
     parser.add_argument("--seconds", type=float, default=1.0, help="time per case, side and round")

@@ -35,9 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_mnist_learns_and_saves_what_it_learned(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mnist_learns_and_saves_what_it_learned(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two epochs of 40 steps read most digits; the file holds the weights; one line an epoch without a terminal."""
     example = load("mnist")
     out = tmp_path / "model.safetensors"

@@ -67,9 +67,7 @@ class _Conv(Module):
             init.uniform_(self.bias, -bound, bound)
 
     def extra_repr(self) -> str:
-        text = (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        )
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         defaults = {"padding": (0, 0), "dilation": (1, 1), "output_padding": (0, 0), "groups": 1}
         for name, default in defaults.items():
             value = getattr(self, name, default)
@@ -110,8 +108,7 @@ class Conv2d(_Conv):
     ) -> None:
         if padding_mode not in ("zeros", "reflect", "replicate", "circular"):
             raise ValueError(
-                "Conv2d expects padding_mode 'zeros', 'reflect', 'replicate' or 'circular', got "
-                f"{padding_mode!r}"
+                f"Conv2d expects padding_mode 'zeros', 'reflect', 'replicate' or 'circular', got {padding_mode!r}"
             )
         super().__init__(
             in_channels,
@@ -132,9 +129,7 @@ class Conv2d(_Conv):
 
     def forward(self, input: Any) -> Any:
         if self.padding_mode == "zeros":
-            return F.conv2d(
-                input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
-            )
+            return F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         padded = F.pad(input, self._pad, mode=self.padding_mode)
         return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 

@@ -47,9 +47,7 @@ def trunc_normal_(
     "inside."""
     inside = 0.5 * (math.erf((b - mean) / (std * math.sqrt(2))) - math.erf((a - mean) / (std * math.sqrt(2))))
     if inside < 1e-3:
-        raise ValueError(
-            f"trunc_normal_ expects [a, b] near the mean, got [{a}, {b}] for mean {mean} and std {std}"
-        )
+        raise ValueError(f"trunc_normal_ expects [a, b] near the mean, got [{a}, {b}] for mean {mean} and std {std}")
     stream = _stream(generator)
     values = stream.normal(mean, std, tensor.shape)
     while (outside := (values < a) | (values > b)).any():

@@ -88,9 +88,7 @@ class Module:
 
     def __init__(self) -> None:
         # The values are ordinary attributes, as fast to read as any; this says which of them are what.
-        self._kinds: dict[
-            str, str
-        ] = {}  # name -> "parameter", "buffer" or "module", in order of registration
+        self._kinds: dict[str, str] = {}  # name -> "parameter", "buffer" or "module", in order of registration
         self._non_persistent: set[str] = set()
         self._forward_hooks: dict[int, Callable[..., Any]] = {}
         self._forward_pre_hooks: dict[int, Callable[..., Any]] = {}
@@ -135,9 +133,7 @@ class Module:
     # --------------------------------------------------------------------------------------------- attributes
 
     def __setattr__(self, name: str, value: Any) -> None:
-        kind = (
-            "parameter" if isinstance(value, Parameter) else "module" if isinstance(value, Module) else None
-        )
+        kind = "parameter" if isinstance(value, Parameter) else "module" if isinstance(value, Module) else None
         kinds = self.__dict__.get("_kinds")
         if kind is not None:
             if kinds is None:
@@ -276,9 +272,7 @@ class Module:
         """The buffers of this module and, with recurse, of all below it."""
         return (b for _, b in self.named_buffers(recurse=recurse))
 
-    def _named(
-        self, kind: str, prefix: str, recurse: bool, remove_duplicate: bool
-    ) -> Iterator[tuple[str, Any]]:
+    def _named(self, kind: str, prefix: str, recurse: bool, remove_duplicate: bool) -> Iterator[tuple[str, Any]]:
         seen = set()
         inside = self.named_modules(None, prefix, remove_duplicate) if recurse else [(prefix, self)]
         for path, module in inside:

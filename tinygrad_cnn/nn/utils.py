@@ -35,9 +35,7 @@ def clip_grad_norm_(
     grads = _gradients(parameters)
     total = _norm([g._array for g in grads], float(norm_type))
     if error_if_nonfinite and not np.isfinite(total):
-        raise RuntimeError(
-            f"the norm of order {norm_type} of the gradients is {total}, so they cannot be clipped"
-        )
+        raise RuntimeError(f"the norm of order {norm_type} of the gradients is {total}, so they cannot be clipped")
     scale = max_norm / (total + 1e-6)
     if not scale >= 1:
         with no_grad():

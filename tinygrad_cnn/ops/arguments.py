@@ -34,6 +34,13 @@ def hashable(value: Any) -> Any:
     return tuple(value) if type(value) is list else value
 
 
+def check_tensors(op: str, **inputs: Any) -> None:
+    """TypeError, with the name, unless all are tensors."""
+    for name, value in inputs.items():
+        if not isinstance(value, Variable):
+            raise TypeError(f"{op} expects a Tensor as {name}, got {type(value).__name__}; use tg.tensor()")
+
+
 def check_floats(op: str, first: Any, *others: Any) -> None:
     """TypeError unless all are floating-point tensors of one dtype; None is passed over."""
     if not isinstance(first, Variable):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ..kernels import on
 from ..kernels.spec import Conv2dSpec
 from ..op import op
-from .arguments import check_floats, hashable, integer, pair
+from .arguments import check_floats, check_tensors, hashable, integer, pair
 from .shape import pad
 
 
@@ -46,12 +46,8 @@ def _conv2d_bias_grad(g: Any) -> Any:
 
 
 _conv2d.vjps(
-    input=lambda g, input_shape, weight, spec: _conv2d_input_grad(
-        g, weight, input_hw=input_shape[2:], spec=spec
-    ),
-    weight=lambda g, input, weight_shape, spec: _conv2d_weight_grad(
-        input, g, kernel_hw=weight_shape[2:], spec=spec
-    ),
+    input=lambda g, input_shape, weight, spec: _conv2d_input_grad(g, weight, input_hw=input_shape[2:], spec=spec),
+    weight=lambda g, input, weight_shape, spec: _conv2d_weight_grad(input, g, kernel_hw=weight_shape[2:], spec=spec),
     bias=lambda g: _conv2d_bias_grad(g),
 )
 _conv2d_input_grad.vjps(
@@ -89,6 +85,7 @@ def conv2d(
     >>> tg.nn.functional.conv2d(tg.ones(1, 3, 6, 6), tg.ones(8, 3, 3, 3)).shape
     (1, 8, 4, 4)
     """
+    check_tensors("conv2d", weight=weight)
     check_floats("conv2d", input, weight, bias)
     spec = _conv_spec(
         input._array.shape,
@@ -127,6 +124,7 @@ def conv_transpose2d(
     >>> tg.nn.functional.conv_transpose2d(tg.ones(1, 8, 4, 4), tg.ones(8, 3, 2, 2), stride=2).shape
     (1, 3, 8, 8)
     """
+    check_tensors("conv_transpose2d", weight=weight)
     check_floats("conv_transpose2d", input, weight, bias)
     plan = _transpose_plan(
         input._array.shape,
@@ -139,9 +137,7 @@ def conv_transpose2d(
         hashable(dilation),
     )
     single = input._array.ndim == 3
-    out = _conv2d_input_grad(
-        input.unsqueeze(0) if single else input, weight, input_hw=plan.hw, spec=plan.spec
-    )
+    out = _conv2d_input_grad(input.unsqueeze(0) if single else input, weight, input_hw=plan.hw, spec=plan.spec)
     if plan.beyond != (0, 0):
         out = pad(out, (0, plan.beyond[1], 0, plan.beyond[0]))
     if bias is not None:
@@ -183,9 +179,7 @@ def _conv_spec(
 def _check_ranks(name: str, x: tuple[int, ...], w: tuple[int, ...], meaning: str) -> None:
     if len(x) not in (3, 4):
         hint = "; add the channels with unsqueeze(-3)" if len(x) == 2 else ""
-        raise ValueError(
-            f"{name} expects an input of (N, C, H, W) or (C, H, W), got {len(x)} dimensions: {x}{hint}"
-        )
+        raise ValueError(f"{name} expects an input of (N, C, H, W) or (C, H, W), got {len(x)} dimensions: {x}{hint}")
     if len(w) != 4:
         raise ValueError(f"{name} expects a weight of {meaning}, got {len(w)} dimensions: {w}")
     if 0 in w[2:]:
@@ -200,9 +194,7 @@ def padding_of(
         return 0, 0, 0, 0
     if padding == "same":
         if stride != (1, 1):
-            raise ValueError(
-                f"{name}: padding='same' needs stride 1, got {stride}; give the padding as numbers"
-            )
+            raise ValueError(f"{name}: padding='same' needs stride 1, got {stride}; give the padding as numbers")
         rows, columns = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
         return rows // 2, rows - rows // 2, columns // 2, columns - columns // 2
     if isinstance(padding, str):
@@ -240,15 +232,12 @@ def _transpose_plan(
     groups = integer(name, "groups", groups, 1)
     if x[-3] != w[0]:
         raise ValueError(
-            f"{name} expects {w[0]} input channels, as its weight of {w} has, got input {x}; set "
-            f"in_channels={x[-3]}"
+            f"{name} expects {w[0]} input channels, as its weight of {w} has, got input {x}; set in_channels={x[-3]}"
         )
     if w[0] % groups:
         raise ValueError(f"{name} expects in_channels divisible by groups, got {w[0]} and groups={groups}")
     if b is not None and b != (w[1] * groups,):
-        raise ValueError(
-            f"{name} expects a bias of shape {(w[1] * groups,)}, one per output channel, got {b}"
-        )
+        raise ValueError(f"{name} expects a bias of shape {(w[1] * groups,)}, one per output channel, got {b}")
     strides = pair(name, "stride", stride, 1)
     dilations = pair(name, "dilation", dilation, 1)
     pads = pair(name, "padding", padding, 0)

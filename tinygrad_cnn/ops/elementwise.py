@@ -11,6 +11,8 @@ from ..autograd import Variable
 from ..dtypes import as_dtype, bool_, float32, int64, result_type
 from ..kernels import on, silent
 from ..op import op
+from .arguments import check_floats
+from .dims import array_of
 
 SQRT_HALF = math.sqrt(0.5)
 TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
@@ -154,6 +156,7 @@ _pow.vjps(base=_pow_base, exponent=_pow_exponent)
 def pow(input: Any, exponent: Any) -> Any:
     """input ** exponent, broadcast; the gradient of 0 ** 0 is 0 for the base and for the exponent."""
     if not isinstance(input, Variable):
+        array_of("pow", exponent)
         input = Variable.new(np.asarray(input, result_type(input, exponent._array)))
     return _pow(input, exponent)
 
@@ -259,7 +262,10 @@ def isfinite(input: Any) -> Any:
 
 @op(broadcasts=True)
 def where(condition: Any, input: Any, other: Any) -> Any:
-    """input where condition holds, other elsewhere; all three broadcast."""
+    """input where condition, a bool tensor, holds, other elsewhere; all three broadcast. TypeError for no bools."""
+    if not isinstance(condition, bool) and getattr(condition, "dtype", None) != bool_:
+        found = getattr(condition, "dtype", type(condition).__name__)
+        raise TypeError(f"where expects a bool tensor as condition, got {found}; use condition != 0")
     a, b = _pair(input, other)
     return np.where(condition, a, b)
 
@@ -462,6 +468,7 @@ _relu_grad.vjps(g=lambda g, out: _relu_grad(g, out))  # linear in g; constant in
 
 def relu(input: Any, inplace: bool = False) -> Any:
     """max(input, 0); the gradient at 0 is 0."""
+    array_of("relu", input)
     return input.relu_() if inplace else _relu(input)
 
 
@@ -474,7 +481,11 @@ _leaky_relu.vjps(input=lambda g, input, negative_slope: where(gt(input, 0), g, m
 
 
 def leaky_relu(input: Any, negative_slope: float = 0.01) -> Any:
-    """input where positive, negative_slope * input elsewhere; the gradient at 0 is negative_slope."""
+    """input where positive, negative_slope * input elsewhere; the gradient at 0 is negative_slope.
+
+    TypeError for integers, which would round the slope to 0.
+    """
+    check_floats("leaky_relu", input)
     return _leaky_relu(input, negative_slope)
 
 

@@ -144,6 +144,7 @@ def cross_entropy(
 def _soft_cross_entropy(input: Any, target: Any, weight: Any, reduction: str, label_smoothing: float) -> Any:
     """The cross-entropy for targets that are probabilities."""
     name = "cross_entropy"
+    check_tensors(name, target=target)
     check_floats(name, input, target)
     if target.shape != input.shape:
         raise ValueError(
@@ -237,6 +238,7 @@ def nll_loss(input: Any, target: Any, weight: Any = None, *, ignore_index: int =
 
 
 def _check_alike(name: str, input: Any, target: Any) -> None:
+    check_tensors(name, target=target)
     check_floats(name, input, target)
     if input._array.shape != target._array.shape:
         raise ValueError(

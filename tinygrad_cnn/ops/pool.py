@@ -119,17 +119,13 @@ def _winners(input: Any, window: Window, out_hw: tuple[int, int]) -> Any:
 
 
 @op
-def _avg_pool2d(
-    input: Any, window: Window, out_hw: tuple[int, int], include_pad: bool, divisor: int | None
-) -> Any:
+def _avg_pool2d(input: Any, window: Window, out_hw: tuple[int, int], include_pad: bool, divisor: int | None) -> Any:
     """(N, C, H, W) -> (N, C, P, Q)."""
     return on(input).avg_pool2d(input, *window[:3], out_hw, include_pad, divisor)
 
 
 @op
-def _avg_pool2d_grad(
-    g: Any, input_hw: tuple[int, int], window: Window, include_pad: bool, divisor: int | None
-) -> Any:
+def _avg_pool2d_grad(g: Any, input_hw: tuple[int, int], window: Window, include_pad: bool, divisor: int | None) -> Any:
     """(N, C, P, Q) -> (N, C, H, W)."""
     return on(g).avg_pool2d_grad(g, input_hw, *window[:3], include_pad, divisor)
 
@@ -258,9 +254,7 @@ def _plan(
 def _check_image(name: str, x: tuple[int, ...]) -> None:
     if len(x) not in (3, 4):
         hint = "; add the channels with unsqueeze(-3)" if len(x) == 2 else ""
-        raise ValueError(
-            f"{name} expects an input of (N, C, H, W) or (C, H, W), got {len(x)} dimensions: {x}{hint}"
-        )
+        raise ValueError(f"{name} expects an input of (N, C, H, W) or (C, H, W), got {len(x)} dimensions: {x}{hint}")
 
 
 def _output_hw(name: str, x: tuple[int, ...], window: Window, ceil_mode: bool) -> tuple[int, int]:
