@@ -292,3 +292,11 @@ def test_errors_show_the_numbers(call: Any, error: type[Exception], parts: list[
         call()
     for part in parts:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("weight", [None, "x", 1.0], ids=repr)
+def test_a_weight_that_is_no_tensor_is_named(weight: Any) -> None:
+    """None is fine for the bias alone."""
+    for convolve in (F.conv2d, F.conv_transpose2d):
+        with pytest.raises(TypeError, match="expects a Tensor as weight"):
+            convolve(tg.ones(1, 2, 4, 4), weight)

@@ -421,3 +421,23 @@ def test_arrays_of_other_dtypes_are_refused(array: Any) -> None:
     for fn in (tg.mul, tg.maximum, tg.eq):
         with pytest.raises(TypeError, match=f"{array.dtype}"):
             fn(tg.ones(3, dtype=tg.int64), array)
+
+
+@pytest.mark.parametrize("value", [1.0, "x", None, [1.0]], ids=repr)
+def test_what_is_no_tensor_is_named(value: Any) -> None:
+    """A TypeError with the op, not an AttributeError from inside."""
+    for fn in (tg.exp, tg.relu, tg.neg, tg.sigmoid, lambda x: tg.pow(2, x)):
+        with pytest.raises(TypeError, match=f"got {type(value).__name__}"):
+            fn(value)
+
+
+def test_leaky_relu_and_where_refuse_what_would_give_wrong_numbers() -> None:
+    """An integer slope of 0, and numbers or strings as a condition."""
+    i = tg.arange(-2, 3)
+    with pytest.raises(TypeError, match=r"int64; use .float\(\)"):
+        tg.nn.functional.leaky_relu(i, 0.5)
+    conditions: list[Any] = [i, "x", 1.0]
+    for condition in conditions:
+        with pytest.raises(TypeError, match="where expects a bool tensor as condition, got"):
+            tg.where(condition, i, 0)
+    assert tg.where(i > 0, i, 0).tolist() == [0, 0, 0, 1, 2]

@@ -269,3 +269,11 @@ def test_errors_show_the_numbers(call: Any, error: type[Exception], parts: list[
         call()
     for part in parts:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("loss", [F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.binary_cross_entropy_with_logits])
+def test_a_target_that_is_no_tensor_is_named(loss: Any) -> None:
+    """Arrays and numbers would broadcast, None would fail inside."""
+    for target in (None, 1.0, np.ones(3, np.float32)):
+        with pytest.raises(TypeError, match="expects a Tensor as target"):
+            loss(tg.ones(3), target)

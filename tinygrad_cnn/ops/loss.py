@@ -14,7 +14,7 @@ import numpy as np
 from ..autograd import Variable
 from ..kernels import on
 from ..op import op
-from .arguments import check_floats
+from .arguments import check_floats, check_tensors
 from .elementwise import _softplus
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -144,7 +144,6 @@ def cross_entropy(
 def _soft_cross_entropy(input: Any, target: Any, weight: Any, reduction: str, label_smoothing: float) -> Any:
     """The cross-entropy for targets that are probabilities."""
     name = "cross_entropy"
-    check_tensors(name, target=target)
     check_floats(name, input, target)
     if target.shape != input.shape:
         raise ValueError(
