@@ -39,7 +39,6 @@ def test_how_many_windows_read_each_pixel(example: ModuleType) -> None:
 
 
 def test_the_pictures(example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib", reason="pictures need the plot extra")
     example.main(["--quick", "--plot", str(tmp_path / "pictures")])
     pictures = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert pictures == ["edge.png", "filters.png", "windows.png"]
