@@ -301,3 +301,24 @@ def test_a_seed_that_is_no_int_leaves_the_generator_as_it_was(seed: Any) -> None
     with pytest.raises(TypeError, match="a seed is an int"):
         g.manual_seed(seed)
     assert tg.rand(2, generator=g).tolist() == tg.rand(2, generator=tg.Generator().manual_seed(3)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: tg.as_tensor(tg.ones(2), device="cuda"), RuntimeError, "not available"),
+        (lambda: tg.as_tensor(np.ones(2), device="cuda"), RuntimeError, "not available"),
+        (lambda: tg.from_dlpack(None), TypeError, "expects an object with __dlpack__, got NoneType"),
+        (lambda: tg.rand(2, generator=3), TypeError, "expected a Generator or None, got int 3"),
+        (lambda: tg.arange(0, math.inf), ValueError, "expects finite numbers"),
+        (lambda: tg.arange(0, math.nan), ValueError, "expects finite numbers"),
+        (lambda: tg.randint(1.5, (2,)), TypeError, "expects an int for high, got float 1.5"),
+        (lambda: tg.randint(-1, 5, (2,), dtype=tg.uint8), ValueError, "uint8 does not hold all of"),
+        (lambda: tg.randint(0, 300, (2,), dtype=tg.uint8), ValueError, "uint8 does not hold all of"),
+        (lambda: tg.randint(0, 2**70, (2,)), ValueError, "int64 does not hold all of"),
+    ],
+)
+def test_arguments_of_no_meaning_are_refused(make: Any, error: type[Exception], message: str) -> None:
+    """None of them is ignored, wrapped around or an error of NumPy's."""
+    with pytest.raises(error, match=message):
+        make()

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import device as devices
 from .dtypes import as_dtype, float32, int64, is_float
+from .ops.arguments import integer
 from .ops.dims import numbers_of, size_of
 from .random import Generator, default_generator
 from .tensor import Tensor, over_foreign
@@ -37,8 +38,10 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
 
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     """data itself if it is a tensor of the dtype, a tensor that shares its memory if it is such an array,
-    else a copy.
+    else a copy. RuntimeError for a device that is not there.
     """
+    if device is not None:
+        devices.check(device)
     if isinstance(data, Tensor):
         return cast(Tensor, data.to(data.dtype if dtype is None else as_dtype(dtype)))
     if isinstance(data, np.ndarray) and (dtype is None or as_dtype(dtype) == data.dtype):
@@ -60,6 +63,8 @@ def from_dlpack(ext_tensor: Any) -> Tensor:
     """A tensor over the memory of any object that speaks DLPack, such as an array or another library's
     tensor.
     """
+    if not hasattr(ext_tensor, "__dlpack__"):
+        raise TypeError(f"from_dlpack expects an object with __dlpack__, got {type(ext_tensor).__name__}")
     return over_foreign(_supported(np.from_dlpack(ext_tensor)))
 
 
@@ -194,7 +199,7 @@ def arange(
     """start, start + step, ... below end; `arange(end)` starts at 0. int64 unless one of the numbers is a
     float.
 
-    Raises ValueError when step is 0 or leads away from end.
+    Raises ValueError when step is 0 or leads away from end, or when one of the numbers is not finite.
 
     >>> import tinygrad_cnn as tg
     >>> tg.arange(1, 2.5, 0.5)
@@ -203,6 +208,8 @@ def arange(
     if end is None:
         start, end = 0, start
     start, end, step = (x.item() if isinstance(x, Tensor | np.generic) else x for x in (start, end, step))
+    if not all(math.isfinite(x) for x in (start, end, step)):
+        raise ValueError(f"arange expects finite numbers, got start {start}, end {end} and step {step}")
     if step == 0 or (end - start) * step < 0:
         raise ValueError(f"arange: step {step} does not lead from {start} to {end}")
     whole = all(isinstance(x, int) for x in (start, end, step))
@@ -227,6 +234,10 @@ def linspace(
 
 
 def _stream(generator: Generator | None) -> np.random.Generator:
+    if not isinstance(generator, Generator | None):
+        raise TypeError(
+            f"expected a Generator or None, got {type(generator).__name__} {generator!r}; use tg.Generator()"
+        )
     return (default_generator if generator is None else generator).numpy
 
 
@@ -274,16 +285,20 @@ def randint(
     requires_grad: bool = False,
 ) -> Tensor:
     """Random integers, uniform in [low, high); `randint(high, size)` starts at 0. ValueError for an empty
-    range.
+    range and for one that the dtype cannot hold.
     """
     if size is None:
         low, high, size = 0, low, high
     if size is None or high is None:
         raise TypeError("randint expects (low, high, size) or (high, size)")
+    low, high = integer("randint", "low", low), integer("randint", "high", high)
     if low >= high:
         raise ValueError(f"randint: nothing lies in [{low}, {high})")
+    found = int64 if dtype is None else as_dtype(dtype)
+    if found.kind in "iu" and not np.iinfo(found).min <= low <= high - 1 <= np.iinfo(found).max:
+        raise ValueError(f"randint: {found} does not hold all of [{low}, {high})")
     array = _stream(generator).integers(low, high, _size((size,)))
-    return _new(np.asarray(array, int64 if dtype is None else as_dtype(dtype)), device, requires_grad)
+    return _new(np.asarray(array, found), device, requires_grad)
 
 
 def randperm(

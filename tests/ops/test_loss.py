@@ -277,3 +277,11 @@ def test_a_target_that_is_no_tensor_is_named(loss: Any) -> None:
     for target in (None, 1.0, np.ones(3, np.float32)):
         with pytest.raises(TypeError, match="expects a Tensor as target"):
             loss(tg.ones(3), target)
+
+
+@pytest.mark.parametrize("ignored", [1.5, None, "x"], ids=repr)
+def test_ignore_index_is_an_int(ignored: Any) -> None:
+    """A float would be cut off."""
+    for loss in (F.nll_loss, F.cross_entropy):
+        with pytest.raises(TypeError, match="expects an int for ignore_index"):
+            loss(tg.zeros(2, 3), tg.tensor([0, 1]), ignore_index=ignored)

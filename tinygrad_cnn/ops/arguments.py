@@ -18,13 +18,13 @@ def pair(op: str, name: str, value: Any, least: int) -> tuple[int, int]:
     return pair
 
 
-def integer(op: str, name: str, value: Any, least: int) -> int:
+def integer(op: str, name: str, value: Any, least: int | None = None) -> int:
     """value as an int; TypeError where it is none, ValueError below `least`."""
     try:
         number = index(value)
     except TypeError:
         raise TypeError(f"{op} expects an int for {name}, got {type(value).__name__} {value!r}") from None
-    if number < least:
+    if least is not None and number < least:
         raise ValueError(f"{op} expects {name} >= {least}, got {number}")
     return number
 

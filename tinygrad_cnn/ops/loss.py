@@ -14,7 +14,7 @@ import numpy as np
 from ..autograd import Variable
 from ..kernels import on
 from ..op import op
-from .arguments import check_floats, check_tensors
+from .arguments import check_floats, check_tensors, integer
 from .elementwise import _softplus
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -189,6 +189,7 @@ def _check_labels(name: str, input: Any, target: Any, weight: Any, ignore_index:
     """Labels have the input's shape without its classes and lie in range, all before anything is computed."""
     shape = input._array.shape
     dim = _class_dim(name, input, weight)
+    integer(name, "ignore_index", ignore_index)
     if not isinstance(target, Variable):
         raise TypeError(f"{name} expects a Tensor as target, got {type(target).__name__}; use tg.tensor()")
     labels = target._array
