@@ -567,3 +567,15 @@ def test_only_numbers_are_written(value: Any) -> None:
         with pytest.raises(TypeError, match=f"expects numbers, got {type(value).__name__}"):
             write()
     assert x.tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+def test_a_tensor_is_not_none_nor_a_string() -> None:
+    """Plain False and True, as in PyTorch; the ordering comparisons raise."""
+    x = tg.ones(2)
+    others: list[Any] = [None, "x", [1.0, 1.0]]
+    for other in others:
+        assert (x == other) is False
+        assert (x != other) is True
+        with pytest.raises(TypeError, match=f"got {type(other).__name__}"):
+            x < other  # noqa: B015
+    assert (np.ones(2) == x).tolist() == (x == 1).tolist() == [True, True]

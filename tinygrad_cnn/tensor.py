@@ -33,6 +33,12 @@ def _reflected(fn: Callable[..., Any]) -> Callable[..., Any]:
     return lambda self, other: fn(other, self)
 
 
+def _or_other(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`==` and `!=`, which Python answers by identity for None, strings and the like, as it does in PyTorch."""
+    compared = Variable | np.ndarray | np.generic | bool | int | float
+    return lambda self, other: fn(self, other) if isinstance(other, compared) else NotImplemented
+
+
 class Tensor(Variable, result=True):
     """An n-dimensional array that can record what is computed from it.
 
@@ -350,8 +356,10 @@ class Tensor(Variable, result=True):
     logical_and = ops.logical_and
     logical_or = ops.logical_or
     logical_xor = ops.logical_xor
-    __eq__ = eq = ops.eq
-    __ne__ = ne = ops.ne
+    eq = ops.eq
+    ne = ops.ne
+    __eq__ = _or_other(ops.eq)
+    __ne__ = _or_other(ops.ne)
     __lt__ = lt = ops.lt
     __le__ = le = ops.le
     __gt__ = gt = ops.gt
