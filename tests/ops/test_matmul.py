@@ -98,3 +98,16 @@ def test_a_number_is_no_matrix() -> None:
     """`x @ 3` is a TypeError."""
     with pytest.raises(TypeError, match="int"):
         tg.ones(2) @ 3
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [((0,), (0, 0, 0)), ((3, 0), (2, 0, 4)), ((2, 0, 3), (2, 3, 4)), ((0,), (2, 0, 4))]
+)
+def test_batches_of_matrices_without_elements(a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    """The number of matrices cannot be told from the number of elements."""
+    x, y = tg.zeros(a, requires_grad=True), tg.zeros(b, requires_grad=True)
+    out = x @ y
+    assert out.tolist() == (np.zeros(a) @ np.zeros(b)).tolist()
+    out.sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == a

@@ -21,8 +21,9 @@ def _matmul(input: Any, other: Any) -> Any:
     if input.ndim == other.ndim == 2:
         return on(input).matmul(input, other)
     batch = np.broadcast_shapes(input.shape[:-2], other.shape[:-2])
+    count = math.prod(batch)  # not -1, which is any number where M, K or N is 0
     # (..., M, K) -> (B, M, K)
-    a, b = (np.broadcast_to(x, batch + x.shape[-2:]).reshape(-1, *x.shape[-2:]) for x in (input, other))
+    a, b = (np.broadcast_to(x, batch + x.shape[-2:]).reshape(count, *x.shape[-2:]) for x in (input, other))
     return on(input).matmul(a, b).reshape(*batch, input.shape[-2], other.shape[-1])
 
 
