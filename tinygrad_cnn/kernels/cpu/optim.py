@@ -110,7 +110,7 @@ def sgd(
     """
     total = int(sizes.sum())
     scalars = np.array([lr, momentum, dampening, weight_decay])
-    launch(_sgd, np.empty(0, dtype), table, sizes, total, first, scalars, nesterov, maximize, work=4 * total)
+    launch(_sgd, np.empty(0, dtype), table, sizes, total, first, scalars, nesterov, maximize, work=total)
 
 
 @jit(parts=True)
@@ -165,7 +165,7 @@ def adam(
     """
     total, flags = int(sizes.sum()), (decoupled, amsgrad, maximize)
     scalars = np.array([lr, *betas, eps, weight_decay])
-    launch(_adam, np.empty(0, dtype), table, sizes, total, steps, scalars, *flags, work=16 * total)
+    launch(_adam, np.empty(0, dtype), table, sizes, total, steps, scalars, *flags, work=2 * total)
 
 
 @jit(parts=True)
