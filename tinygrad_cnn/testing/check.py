@@ -18,6 +18,8 @@ KINKS = ("subgradient", "reject", "fail")
 RTOL = {"polynomial": 1e-9, "smooth": 1e-7}
 #: A smooth estimate whose last extrapolation moved it by more than this many rtol is not settled.
 SETTLED = 100.0
+#: Rounding allowed everywhere, in eps times the cotangent: where the terms of a gradient cancel, nothing else is left.
+FLOOR = 64.0
 #: How many estimates a check may spend on telling elements at kinks from their neighbours.
 KINK_BUDGET = 48
 
@@ -96,9 +98,8 @@ class Check:
         self.eps = max(float(np.finfo(out.dtype).eps) for out in floats)
         here = self._values(0.0, [np.zeros(shape) for shape in self.shapes])
         recorded = _flat([out._array for out in floats])
-        close = np.isclose(
-            here, recorded, rtol=1e4 * self.eps, atol=1e4 * self.eps * _largest(recorded), equal_nan=True
-        )
+        scale = _largest(np.append(recorded, [_largest(x._array) for x in self.given if isinstance(x, Tensor)]))
+        close = np.isclose(here, recorded, rtol=1e4 * self.eps, atol=1e4 * self.eps * scale, equal_nan=True)
         if here.shape != recorded.shape or not close.all():
             raise ValueError(
                 f"{self.name} is not deterministic: two calls on the same inputs differ; freeze its random "
@@ -340,7 +341,8 @@ class Check:
             noise = float(np.linalg.norm(v * slope.noise)) + rounding
             spread = float(np.linalg.norm(v * slope.spread))
             size = max(size, float(np.linalg.norm(left)), float(np.linalg.norm(right)))
-            tolerance = self.atol + self.rtol * size + noise + spread
+            floor = FLOOR * self.eps * float(np.linalg.norm(v))
+            tolerance = self.atol + self.rtol * size + floor + noise + spread
         if not (np.isfinite(left).all() and np.isfinite(right).all()):
             return unclear
         if not np.isfinite(analytic):
