@@ -31,9 +31,10 @@ from numba.core.targetconfig import ConfigStack
 from numba.extending import intrinsic
 from numba.np.ufunc.parallel import _launch_threads
 
-#: How long GNU OpenMP's threads spin before they sleep, in turns of a loop. Its own 300,000 keep a core from the very
-#: thread they wait for: with one other busy process on two cores a LeNet-5 step at batch 128 takes 176 ms instead of 5.
-#: On an idle machine 4,000 cost 5 % of a step at batch 32 (1.14 against 1.08 ms), and nothing at larger ones.
+#: How long GNU OpenMP's threads spin before they sleep, in turns of a loop. With its own 300,000 they can keep a core
+#: from the very thread they wait for. LeNet-5 steps at batch 128 on two cores, medians of runs in ms, this against that:
+#: idle 2.5 and 2.4-2.8; beside one busy process 9.2-9.3 and 6.6-7.4; beside two 8.9-9.1 and 6.9 or 164. It buys
+#: steadiness, and at batch 32 on an idle machine costs 5 %.
 SPINS = "4000"
 
 #: Seconds of compiling after which a line on stderr says what the user is waiting for.
