@@ -40,12 +40,77 @@ def bn_cnn(nn: Any) -> Any:
     )  # fmt: skip
 
 
-NETS = {"lenet5": lenet5, "mnist_cnn": mnist_cnn, "bn_cnn": bn_cnn}
+def resnet20(nn: Any) -> Any:
+    """ResNet-20 for 32x32 colour images (He et al. 2016, section 4.2), with 1x1 convolutions where sizes change."""
+
+    class Block(nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self, before: int, after: int, stride: int) -> None:
+            super().__init__()
+            self.body = nn.Sequential(
+                nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(),
+                nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after),
+            )  # fmt: skip
+            same = before == after and stride == 1
+            self.shortcut = (
+                nn.Identity()
+                if same
+                else nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+            )
+            self.relu = nn.ReLU()
+
+        def forward(self, x: Any) -> Any:
+            return self.relu(self.body(x) + self.shortcut(x))
+
+    blocks, before = [], 16
+    for after in (16, 32, 64):
+        for i in range(3):
+            blocks.append(Block(before, after, 2 if i == 0 and after > 16 else 1))
+            before = after
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        *blocks,
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+def depthwise_cnn(nn: Any) -> Any:
+    """Depthwise-separable convolutions (Howard et al. 2017, MobileNet) for 32x32 colour images."""
+
+    def separable(before: int, after: int, stride: int) -> list[Any]:
+        return [
+            nn.Conv2d(before, before, 3, stride, 1, groups=before, bias=False), nn.BatchNorm2d(before), nn.ReLU(),
+            nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(),
+        ]  # fmt: skip
+
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+        *separable(32, 64, 1),
+        *separable(64, 128, 2),
+        *separable(128, 128, 1),
+        *separable(128, 256, 2),
+        *separable(256, 256, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(256, 10),
+    )  # fmt: skip
+
+
+NETS = {
+    "lenet5": lenet5,
+    "mnist_cnn": mnist_cnn,
+    "bn_cnn": bn_cnn,
+    "resnet20": resnet20,
+    "depthwise_cnn": depthwise_cnn,
+}
+
+#: (C, H, W) of the images that a network takes.
+SHAPES = {name: (3, 32, 32) if name in ("resnet20", "depthwise_cnn") else (1, 28, 28) for name in NETS}
 
 #: (net, batch size) of the training steps, and of inference
 TRAIN = [
     ("lenet5", 1), ("lenet5", 32), ("lenet5", 128), ("lenet5", 512),
     ("mnist_cnn", 64), ("mnist_cnn", 256),
     ("bn_cnn", 64), ("bn_cnn", 512),
+    ("resnet20", 64), ("depthwise_cnn", 64),
 ]  # fmt: skip
-INFER = [("lenet5", 1), ("lenet5", 128), ("mnist_cnn", 64)]
+INFER = [("lenet5", 1), ("lenet5", 128), ("mnist_cnn", 64), ("resnet20", 64)]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-from nets import INFER, NETS, TRAIN
+from nets import INFER, NETS, SHAPES, TRAIN
 
 TORCH_MODES = ["eager", "eager channels_last", "compile", "compile channels_last"]
 
@@ -34,7 +34,7 @@ def ours(kind: str, net: str, batch: int, mode: str) -> Callable[[], Any]:
     tg.set_num_threads(2)
     rng = np.random.default_rng(0)
     model = NETS[net](tg.nn)
-    x = tg.from_numpy(rng.standard_normal((batch, 1, 28, 28), np.float32))
+    x = tg.from_numpy(rng.standard_normal((batch, *SHAPES[net]), np.float32))
     y = tg.from_numpy(rng.integers(0, 10, batch))
     return _step(kind, tg, model, x, y, tg.optim.Adam(model.parameters(), lr=1e-3))
 
@@ -45,7 +45,7 @@ def torch(kind: str, net: str, batch: int, mode: str) -> Callable[[], Any]:
     torch.manual_seed(0)
     torch.set_num_threads(2)
     model = NETS[net](torch.nn)
-    x = torch.randn(batch, 1, 28, 28)
+    x = torch.randn(batch, *SHAPES[net])
     y = torch.randint(0, 10, (batch,))
     if "channels_last" in mode:
         model = model.to(memory_format=torch.channels_last)
