@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 
@@ -43,7 +44,7 @@ def bn_cnn(nn: Any) -> Any:
 def resnet20(nn: Any) -> Any:
     """ResNet-20 for 32x32 colour images (He et al. 2016, section 4.2), with 1x1 convolutions where sizes change."""
 
-    class Block(nn.Module):  # type: ignore[misc, name-defined]
+    class Block(nn.Module):  # type: ignore[misc]
         def __init__(self, before: int, after: int, stride: int) -> None:
             super().__init__()
             self.body = nn.Sequential(
@@ -103,6 +104,14 @@ NETS = {
     "depthwise_cnn": depthwise_cnn,
 }
 
+TITLES = {
+    "lenet5": "LeNet-5",
+    "mnist_cnn": "MNIST CNN",
+    "bn_cnn": "BN CNN",
+    "resnet20": "ResNet-20",
+    "depthwise_cnn": "Depthwise CNN",
+}
+
 #: (C, H, W) of the images that a network takes.
 SHAPES = {name: (3, 32, 32) if name in ("resnet20", "depthwise_cnn") else (1, 28, 28) for name in NETS}
 
@@ -114,3 +123,28 @@ TRAIN = [
     ("resnet20", 64), ("depthwise_cnn", 64),
 ]  # fmt: skip
 INFER = [("lenet5", 1), ("lenet5", 128), ("mnist_cnn", 64), ("resnet20", 64)]
+
+
+def step(lib: Any, model: Any, x: Any, y: Any) -> Callable[[], Any]:
+    """A training step on a batch that is in memory already; torch's Adam in its fused form."""
+    fused = {"fused": True} if lib.__name__ == "torch" else {}
+    optimizer = lib.optim.Adam(model.parameters(), lr=1e-3, **fused)
+    loss_fn = lib.nn.CrossEntropyLoss()
+
+    def train() -> None:
+        optimizer.zero_grad()
+        loss_fn(model(x), y).backward()
+        optimizer.step()
+
+    return train
+
+
+def inference(lib: Any, model: Any, x: Any) -> Callable[[], Any]:
+    """The logits of a batch, in evaluation mode."""
+    model.eval()
+
+    def infer() -> Any:
+        with lib.inference_mode():
+            return model(x)
+
+    return infer
