@@ -1,5 +1,7 @@
 """Convolutional networks in pure Python: a Tensor with reverse-mode autograd on Numba-jitted kernels."""
 
+from typing import TYPE_CHECKING
+
 from numpy import dtype as dtype
 from numpy import inf as inf
 from numpy import nan as nan
@@ -9,7 +11,6 @@ from . import autograd as autograd
 from . import data as data
 from . import nn as nn
 from . import optim as optim
-from . import testing as testing
 from .autograd import enable_grad as enable_grad
 from .autograd import inference_mode as inference_mode
 from .autograd import is_grad_enabled as is_grad_enabled
@@ -170,3 +171,16 @@ from .random import manual_seed as manual_seed
 from .random import seed as seed
 from .random import set_rng_state as set_rng_state
 from .tensor import Tensor as Tensor
+from .warmup import warmup as warmup
+
+if TYPE_CHECKING:
+    from . import testing as testing
+else:
+
+    def __getattr__(name):
+        """Imports `testing` where it is first used: a training script need not wait 5 ms for it."""
+        if name != "testing":
+            raise AttributeError(f"module 'tinygrad_cnn' has no attribute {name!r}")
+        from importlib import import_module
+
+        return import_module("tinygrad_cnn.testing")

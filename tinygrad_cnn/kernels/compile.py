@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import inspect
 import os
 import pickle
 import sys
@@ -65,7 +64,7 @@ def jit(
 
 def _all_parts(fn: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
     """The function that hands its arguments and `parts` to `_for_each_part` of fn."""
-    arguments = ", ".join(list(inspect.signature(fn).parameters)[:-2])
+    arguments = ", ".join(fn.__code__.co_varnames[: fn.__code__.co_argcount - 2])
     scope = {"for_each_part": _for_each_part, "part": numba.njit(**options)(fn)}
     exec(f"def {fn.__name__}({arguments}, parts):\n    for_each_part(part, ({arguments},), parts)\n", scope)
     every_part = scope[fn.__name__]

@@ -16,7 +16,6 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
-from numba.np import arrayobj
 
 from .. import launch
 from ..compile import jit
@@ -52,6 +51,8 @@ def _elements(address, size, witness):
 
 def _elements_typing(typing_context, address, size, witness):
     """The same for Numba; its own carray takes 0.2 s to compile."""
+    from numba.np import arrayobj  # 17 ms that importing tinygrad_cnn need not take
+
     kind = types.Array(witness.dtype, 1, "C")
 
     def codegen(context, builder, signature, args):
