@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 
 import tinygrad_cnn as tg
 from tinygrad_cnn import nn
+from tinygrad_cnn.cli import main
 from tinygrad_cnn.nn import functional as F
 
 command = importlib.import_module("tinygrad_cnn.warmup")
@@ -159,12 +159,6 @@ def test_models_that_are_none() -> None:
         tg.warmup(net, (1, 2))
 
 
-def options(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return parser.parse_args(words)
-
-
 @pytest.mark.parametrize("name", ["Net", "NET", "make", "Inside.make"])
 def test_the_command_finds_a_model(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     (tmp_path / f"nets_{name.lower().replace('.', '')}.py").write_text(
@@ -177,8 +171,8 @@ def test_the_command_finds_a_model(name: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     module = f"nets_{name.lower().replace('.', '')}"
-    command.run(options(f"{module}:{name}", "--shape", "3,4"))
-    command.run(options(f"{module}:{name}", "--shape", "3,4", "--inference", "--dtype", "float64"))
+    main(["warmup", f"{module}:{name}", "--shape", "3,4"])
+    main(["warmup", f"{module}:{name}", "--shape", "3,4", "--inference", "--dtype", "float64"])
     assert "kernels compiled" in capsys.readouterr().out
 
 
@@ -198,11 +192,11 @@ def test_the_command_finds_a_model(name: str, tmp_path: Path, monkeypatch: pytes
 def test_the_command_says_what_is_wrong(words: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(SystemExit, match=message):
-        command.run(options(*words))
+        main(["warmup", *words])
 
 
 def test_the_command_alone_compiles_standard_layers(capsys: Any) -> None:
-    command.run(options("--inference"))
+    main(["warmup", "--inference"])
     assert "kernels compiled" in capsys.readouterr().out
     kinds = {type(module) for net, _ in command._standard_nets() for module in net.modules()}
     assert {nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.Linear, nn.Dropout} <= kinds

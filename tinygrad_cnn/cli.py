@@ -11,6 +11,7 @@ from collections.abc import Sequence
 #: The module is imported when the command is used.
 COMMANDS = {
     "bench": ("bench.command", "measure speed and memory on this machine, beside PyTorch where there is one"),
+    "warmup": ("warmup", "compile the kernels of a model, or of standard CNNs, and keep them on disk"),
 }
 
 

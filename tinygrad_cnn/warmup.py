@@ -1,4 +1,8 @@
-"""Compile the kernels of a model, or of a standard CNN, and keep them on disk for the runs to come."""
+"""Compile the kernels of a model, or of standard CNNs, and keep them on disk for the runs to come.
+
+python -m tinygrad_cnn warmup
+python -m tinygrad_cnn warmup my_package.nets:Net --shape 64,3,32,32
+"""
 
 from __future__ import annotations
 
@@ -113,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", nargs="?", metavar="MODULE:NAME", help="a Module, or what makes one (default: two standard CNNs)"
     )
     parser.add_argument("--shape", metavar="N,C,H,W", help="the shape of the input, such as 64,1,28,28")
-    parser.add_argument("--dtype", choices=["float32", "float64"], help="of the input (default: the parameters')")
+    parser.add_argument("--dtype", choices=["float32", "float64"], help="of the model and its input (default: as made)")
     parser.add_argument("--inference", action="store_true", help="leave out the training step")
 
 
