@@ -23,7 +23,7 @@ import numpy as np
 from .. import reference
 from ..compile import jit
 from ..spec import Conv2dSpec
-from . import contract, conv_spread, memory, simd
+from . import contract, conv_spread, conv_winograd, memory, simd
 from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
 from .conv_shared import BAND_BYTES, HWIO, NCHW, NHWC, OIHW, TASKS, copy_row, layout, longer_rows
 from .conv_weights import weight_grad
@@ -37,6 +37,9 @@ def conv2d(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Conv2dSp
         return layout(reference.conv2d(x, w, bias, spec), NHWC).transpose(NCHW)
     work, shape = _forward(x.dtype.char, x.shape, w.shape, bias is not None, spec)
     y = memory.empty(shape, x.dtype)
+    plan = _tiles(x.dtype.char, x.shape, w.shape, spec, bias is not None, False)
+    if plan is not None and conv_winograd.convolve(plan, layout(x, NHWC), layout(w, HWIO), y, bias):
+        return y.transpose(NCHW)
     if work is not None:
         contract.run(work, layout(x, NHWC), layout(w, HWIO), y, bias)
     elif y.size:  # no channels: sums of nothing
@@ -50,6 +53,9 @@ def conv2d_input_grad(g: np.ndarray, w: np.ndarray, input_hw: tuple[int, int], s
         return layout(reference.conv2d_input_grad(g, w, input_hw, spec), NHWC).transpose(NCHW)
     plan = _input_grad(g.dtype.char, g.shape, w.shape, input_hw, spec)
     x = memory.empty(plan.shape, g.dtype)
+    tiles = _tiles_of_input_grad(g.dtype.char, g.shape, w.shape, input_hw, spec)
+    if tiles is not None and conv_winograd.convolve(tiles, layout(g, NHWC), layout(w, HWIO), x, flip=True):
+        return x.transpose(NCHW)
     if not plan.covers:
         x.fill(0)
     if plan.work is not None:
@@ -62,7 +68,11 @@ def conv2d_weight_grad(x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int],
     """(N, C, H, W), (N, O, P, Q) -> (O, C/G, KH, KW), in HWIO memory."""
     if not contract.ENABLED or x.dtype.char not in "fd":
         return layout(reference.conv2d_weight_grad(x, g, kernel_hw, spec), HWIO).transpose(OIHW)
-    return weight_grad(layout(x, NHWC), layout(g, NHWC), kernel_hw, spec).transpose(OIHW)
+    x, g = layout(x, NHWC), layout(g, NHWC)
+    (n, h, w, c), o = x.shape, g.shape[3]
+    plan = _tiles(x.dtype.char, (n, c, h, w), (o, c // spec.groups, *kernel_hw), spec, False, True)
+    found = None if plan is None else conv_winograd.weight_grad(plan, x, g, kernel_hw)
+    return (weight_grad(x, g, kernel_hw, spec) if found is None else found).transpose(OIHW)
 
 
 def conv2d_bias_grad(g: np.ndarray) -> np.ndarray:
@@ -267,6 +277,30 @@ def _forward(
     top, _, left, _ = spec.padding
     phase = _Phase((p, q), (0, 0), (1, 1), (-top, -left), spec.stride, (kh, kw), spec.dilation, 0)
     return _walk(char, n, (h, w, c), (p, q, o), spec.groups, [phase], biased), shape
+
+
+@lru_cache(4096)
+def _tiles(
+    char: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], spec: Conv2dSpec, biased: bool, sums: bool
+) -> conv_winograd.Plan | None:
+    """The plan of the forward convolution, or with `sums` of the weight gradient, by tiles; None where direct wins."""
+    (n, c, h, w), (o, _, kh, kw) = x_shape, w_shape
+    if spec.stride != (1, 1) or spec.dilation != (1, 1) or spec.groups != 1 or 0 in x_shape or o == 0:
+        return None
+    out_hw, origin = spec.output_hw((h, w), (kh, kw)), (-spec.padding[0], -spec.padding[2])
+    return conv_winograd.find(char, (n, h, w, c), o, (kh, kw), out_hw, origin, biased, sums)
+
+
+@lru_cache(4096)
+def _tiles_of_input_grad(
+    char: str, g_shape: tuple[int, ...], w_shape: tuple[int, ...], input_hw: tuple[int, int], spec: Conv2dSpec
+) -> conv_winograd.Plan | None:
+    """The plan of the input gradient as a convolution of g, by tiles; None where direct wins."""
+    (n, o, p, q), (_, c, kh, kw) = g_shape, w_shape
+    if spec.stride != (1, 1) or spec.dilation != (1, 1) or spec.groups != 1 or 0 in g_shape or 0 in (c, *input_hw):
+        return None
+    origin = (spec.padding[0] - kh + 1, spec.padding[2] - kw + 1)
+    return conv_winograd.find(char, (n, p, q, o), c, (kh, kw), input_hw, origin, False, False)
 
 
 class _InputGrad(NamedTuple):

@@ -1,0 +1,130 @@
+"""Convolutions with fewer multiplications against the reference, and where they are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinygrad_cnn import kernels
+from tinygrad_cnn.kernels import reference
+from tinygrad_cnn.kernels.cpu import conv, conv_winograd, simd
+from tinygrad_cnn.kernels.spec import Conv2dSpec
+
+from .test_conv import Case, close, operands
+
+
+@st.composite
+def cases(draw):  # type: ignore[no-untyped-def]
+    """Channels that fill vectors, kernels of one piece and of several, paddings up to wider than the kernel."""
+    dtype = draw(st.sampled_from("fd"))
+    lanes = simd.lanes(dtype)
+    c, o = (lanes * draw(st.integers(1, 3)) for _ in range(2))
+    kernel = draw(st.tuples(st.integers(3, 7), st.integers(3, 7)))
+    pads = [draw(st.integers(0, k + 1)) for k in (kernel[0], kernel[0], kernel[1], kernel[1])]
+    out = draw(st.tuples(st.integers(1, 11), st.integers(1, 11)))
+    hw = [
+        max(1, size + k - 1 - a - b)
+        for size, k, a, b in zip(out, kernel, pads[::2], pads[1::2], strict=True)
+    ]  # fmt: skip
+    seed = draw(st.integers(0, 2**16))
+    return Case(draw(st.integers(1, 9)), c, tuple(hw), o, kernel, Conv2dSpec(padding=tuple(pads)), dtype, seed)
+
+
+@contextmanager
+def always() -> Iterator[None]:
+    """Every shape that can go by tiles does, in blocks of few tiles and in one part for each thread."""
+    before = kernels.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conv_winograd, "_pays", lambda *args: True)
+        patch.setattr(conv_winograd, "BLOCK_BYTES", 64 << 10)
+        patch.setattr(kernels, "PARALLEL_WORK", 0)
+        for cached in (conv_winograd.find, conv._tiles, conv._tiles_of_input_grad):
+            cached.cache_clear()
+        yield
+        for cached in (conv_winograd.find, conv._tiles, conv._tiles_of_input_grad):
+            cached.cache_clear()
+    kernels.set_num_threads(before)
+
+
+@given(cases(), st.booleans())
+@always()
+def test_forward_and_gradients_agree_with_the_float64_reference(case: Case, biased: bool) -> None:
+    x, w, bias, g = operands(case)
+    wide = [a.astype(np.float64) for a in (x, w, bias, g)]
+    assert conv._tiles(case.dtype, x.shape, w.shape, case.spec, biased, False) is not None
+    assert conv._tiles_of_input_grad(case.dtype, g.shape, w.shape, case.hw, case.spec) is not None
+    y = conv.conv2d(x, w, bias if biased else None, case.spec)
+    close(y, reference.conv2d(wide[0], wide[1], wide[2] if biased else None, case.spec), w[0].size + 1)
+    dx = conv.conv2d_input_grad(g, w, case.hw, case.spec)
+    close(dx, reference.conv2d_input_grad(wide[3], wide[1], case.hw, case.spec), w[:, 0].size)
+    dw = conv.conv2d_weight_grad(x, g, case.kernel, case.spec)
+    close(dw, reference.conv2d_weight_grad(wide[0], wide[3], case.kernel, case.spec), g[:, 0].size)
+
+
+@given(cases())
+@always()
+def test_the_bits_do_not_depend_on_the_number_of_parts(case: Case) -> None:
+    x, w, bias, g = operands(case)
+    found = []
+    for threads in (1, 2, 3, 5):
+        kernels.set_num_threads(threads)
+        found.append(
+            [
+                conv.conv2d(x, w, bias, case.spec),
+                conv.conv2d_input_grad(g, w, case.hw, case.spec),
+                conv.conv2d_weight_grad(x, g, case.kernel, case.spec),
+            ]
+        )
+    for others in found[1:]:
+        for a, b in zip(found[0], others, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@given(cases(), st.sampled_from([np.nan, np.inf, -np.inf]), st.data())
+@always()
+def test_nan_and_inf_go_where_the_direct_form_takes_them(case: Case, value: float, data: st.DataObject) -> None:
+    x, w, bias, g = operands(case)
+    spot = tuple(data.draw(st.integers(0, size - 1)) for size in x.shape)
+    x[spot] = value
+    with np.errstate(all="ignore"):
+        exact = reference.conv2d(x, w, bias, case.spec), reference.conv2d_weight_grad(x, g, case.kernel, case.spec)
+    ours = conv.conv2d(x, w, bias, case.spec), conv.conv2d_weight_grad(x, g, case.kernel, case.spec)
+    for mine, theirs in zip(ours, exact, strict=True):
+        np.testing.assert_array_equal(np.isfinite(mine), np.isfinite(theirs))
+
+
+@pytest.mark.parametrize("k", [3, 5])
+@pytest.mark.parametrize("channels", [32, 64])
+def test_the_error_is_no_larger_than_that_of_a_matrix_product(k: int, channels: int) -> None:
+    case = Case(4, channels, (16, 16), channels, (k, k), Conv2dSpec(), "f", 0)
+    x, w, bias, g = operands(case)
+    x, g = np.maximum(x, 0), np.maximum(g, 0)  # activations are positive: nothing cancels
+    assert conv._tiles("f", x.shape, w.shape, case.spec, True, False) is not None
+    wide = [a.astype(np.float64) for a in (x, w, bias, g)]
+    pairs = [
+        (conv.conv2d(x, w, bias, case.spec), reference.conv2d, (x, w, bias), (*wide[:3],)),
+        (conv.conv2d_weight_grad(x, g, (k, k), case.spec), reference.conv2d_weight_grad, (x, g), (wide[0], wide[3])),
+    ]
+    for ours, function, single, double in pairs:
+        rest = ((k, k), case.spec) if function is reference.conv2d_weight_grad else (case.spec,)
+        exact = function(*double, *rest)
+        numpys = np.sqrt(np.mean((function(*single, *rest) - exact) ** 2))
+        assert np.sqrt(np.mean((ours - exact) ** 2)) <= 2 * numpys
+
+
+def test_few_channels_strides_and_small_images_are_left_to_the_direct_kernels() -> None:
+    def tiled(c: int, o: int, hw: int, n: int, spec: Conv2dSpec) -> bool:
+        return conv._tiles("f", (n, c, hw, hw), (o, c // spec.groups, 3, 3), spec, False, False) is not None
+
+    lanes = simd.lanes("f")
+    assert tiled(2 * lanes, 2 * lanes, 16, 32, Conv2dSpec())
+    assert not tiled(3, 2 * lanes, 16, 32, Conv2dSpec())
+    assert not tiled(2 * lanes, 2 * lanes, 4, 1, Conv2dSpec())
+    assert not tiled(2 * lanes, 2 * lanes, 16, 32, Conv2dSpec((2, 2)))
+    assert not tiled(2 * lanes, 2 * lanes, 16, 32, Conv2dSpec(groups=2))
+    assert not tiled(2 * lanes, 2 * lanes, 16, 32, Conv2dSpec(dilation=(2, 1)))
