@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import product
+from statistics import median
 from typing import NamedTuple
 
 from . import machine
@@ -88,6 +89,7 @@ QUICK = {"convs": COMMON[:1], "first layers": FIRST[:1]}
 
 def measure(options: Options) -> Iterator[Row]:
     """One row for each pass of each shape; first layers need no input gradient."""
+    peaks: list[float] = []
     modes = ("eager", "eager channels_last") if options.torch else ()
     with ExitStack() as stack:
         ours = stack.enter_context(Side(OURS, "", options.threads))
@@ -102,9 +104,10 @@ def measure(options: Options) -> Iterator[Row]:
                     if group != "first layers" or part != "input gradient"
                 ]
                 rows = [row for row in rows if options.wants(row.name)]
-                peak = machine.peak(ours, options) if rows else 0
+                if rows:
+                    peaks.append(machine.peak(ours, options))
                 for row in rows:
-                    row.peak = peak
+                    row.peak = median(peaks)
                     case = shape._asdict() | {
                         "kind": "conv",
                         "padding": shape.pad,

@@ -18,11 +18,13 @@ def measure(options: Options) -> Iterator[Row]:
         print("  skipped: the peak of a process is read from Linux's /proc")
         return
     for net, batch in [QUICK[0][1:]] if options.quick else TRAIN:
-        row = Row("memory", title("train", net, batch), "B")
-        if not options.wants(row.name):
+        step = Row("memory", title("train", net, batch), "B")
+        whole = Row("memory", f"{step.name}, whole process", "B")
+        if not options.wants(step.name):
             continue
         for name, mode in [(OURS, ""), *(("torch", mode) for mode in TORCH_MODES if options.torch)]:
             with Side(name, mode, options.threads, options.torch) as side:
                 case = {"kind": "train", "net": net, "batch": batch}
-                row.sides[side.name] = [side.ask(case, "bytes") for _ in range(options.rounds)]
-        yield row
+                whole.sides[side.name] = [side.ask(case, "peak")]
+                step.sides[side.name] = [side.ask(case, "growth") for _ in range(options.rounds)]
+        yield from (step, whole)

@@ -55,9 +55,13 @@ class Side:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
+        self._answers.readline()  # importing a library takes seconds of a core that another side needs
 
     def ask(self, case: dict[str, Any], what: str = "seconds", seconds: float = 0.0) -> float:
-        """The seconds of a call, or the bytes by which a call grows the process; RuntimeError if the side fails."""
+        """The seconds of a call, the bytes by which it lets the process grow (`growth`), or the process's `peak`.
+
+        Raises RuntimeError if the side fails.
+        """
         try:
             print(json.dumps({"case": case, "what": what, "seconds": seconds}), file=self._requests, flush=True)
             return float(json.loads(self._answers.readline()))

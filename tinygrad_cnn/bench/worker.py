@@ -19,10 +19,11 @@ WARM_CALLS = 3
 
 
 def main(arguments: list[str]) -> None:
-    """`SIDE MODE THREADS`: answer every line of standard input until it ends."""
+    """`SIDE MODE THREADS`: say when the library is there, then answer every line of standard input until it ends."""
     name, mode, threads = arguments
     side = importlib.import_module(f".side_{name}", __package__)
     side.set_threads(int(threads))
+    print("ready", flush=True)
     kept: dict[str, Callable[[], Any]] = {}
     for line in sys.stdin:
         request = json.loads(line)
@@ -33,7 +34,12 @@ def main(arguments: list[str]) -> None:
             for _ in range(WARM_CALLS):
                 kept[key]()
         work = kept[key]
-        answer = peak_growth(work, side.release) if request["what"] == "bytes" else seconds(work, request["seconds"])
+        if request["what"] == "seconds":
+            answer: float = seconds(work, request["seconds"])
+        elif request["what"] == "growth":
+            answer = peak_growth(work, side.release)
+        else:
+            answer = _status("VmHWM")
         print(json.dumps(answer), flush=True)
 
 
