@@ -30,12 +30,6 @@ from numba.core.targetconfig import ConfigStack
 from numba.extending import intrinsic
 from numba.np.ufunc.parallel import _launch_threads
 
-#: How long GNU OpenMP's threads spin before they sleep, in turns of a loop. With its own 300,000 they can keep a core
-#: from the very thread they wait for. LeNet-5 steps at batch 128 on two cores, medians of runs in ms, 4,000 against it:
-#: idle 2.5 and 2.4-2.8; beside one busy process 9.2-9.3 and 6.6-7.4; beside two 8.9-9.1 and 6.9 or 164.
-#: It buys steadiness, and at batch 32 on an idle machine costs 5 %.
-SPINS = "4000"
-
 #: Seconds of compiling after which a line on stderr says what the user is waiting for.
 NOTICE_AFTER = 1.0
 
@@ -113,7 +107,7 @@ def _for_each_part_typing(typing_context: Any, part: Any, args: Any, parts: Any)
         return function
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        load_threading_layer()
+        _launch_threads()
         function = share(context, builder)
         total = cgutils.alloca_once_value(builder, values[2])
         where = cgutils.alloca_once(builder, byte.as_pointer(), size=2)
@@ -138,19 +132,6 @@ def _for_each_part_typing(typing_context: Any, part: Any, args: Any, parts: Any)
         return context.get_dummy_value()
 
     return types.void(part, args, types.intp), codegen
-
-
-@cache
-def load_threading_layer() -> None:
-    """Start Numba's threads, once; the layer reads the environment at that moment and never again."""
-    chosen = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys()
-    if not chosen:
-        os.environ["GOMP_SPINCOUNT"] = SPINS
-    try:
-        _launch_threads()
-    finally:
-        if not chosen:
-            del os.environ["GOMP_SPINCOUNT"]
 
 
 def _declare(builder: Any, name: str, result: ir.Type, parameters: list[ir.Type]) -> ir.Function:
@@ -225,7 +206,7 @@ class KernelCache(caching._Cache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         target_context.refresh()
-        load_threading_layer()  # kernels with parts refer to its symbols
+        _launch_threads()  # kernels with parts refer to its symbols
         path = self._path(sig, target_context.codegen())
         if path is None:
             return None
