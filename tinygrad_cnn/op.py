@@ -8,7 +8,8 @@
 
 A rule takes the gradient g of the output and, by name, what else it needs: an input, a parameter of the forward, `out`,
 an extra array that the forward returned, or the shape of an input (`a_shape`). Only what the rules of the inputs that
-need a gradient name is kept for backward. Rules are written in ops on tensors, so gradients have gradients.
+need a gradient name is kept for backward. Rules are written in ops on tensors, so gradients have gradients. Where
+nobody asks for these, an op may have a shortcut: one rule for all inputs that calls kernels on the bare arrays.
 """
 
 from __future__ import annotations
@@ -17,19 +18,32 @@ import inspect
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from types import MethodType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from .autograd.modes import mode
-from .autograd.tape import Node, Saved, SavedOutput, Variable, View, edge_to
+from .autograd.tape import Node, Saved, SavedOutput, Variable, View, edge_to, fitted
+
+_KEPT = (Saved, np.ndarray)  # what is worth freeing after a walk
+
+
+class Need(NamedTuple):
+    """A value that a vjp rule names, and how to find it."""
+
+    name: str
+    kind: str  # input, shape, out or aux
+    at: int
 
 
 class Rule(NamedTuple):
-    """A vjp rule and how to find each value that it names."""
+    """A vjp rule and the values that it names."""
 
     fn: Callable[..., Any]
-    needs: tuple[tuple[str, str, int], ...]  # (name, kind, position); kind: input, shape, param, out, aux
+    needs: tuple[Need, ...]
+
+
+_Plan: TypeAlias = tuple[tuple[Need, ...] | None, tuple[int, ...]]
 
 
 def _parameters(fn: Callable[..., Any]) -> tuple[tuple[str, ...], bool]:
@@ -62,33 +76,39 @@ class Op:
         self.names, self.variadic = _parameters(forward)
         self.rules: dict[int, Rule] = {}
         self.joint: Rule | None = None
-        self.composed: Rule | None = None
+        self.shortcut: Rule | None = None
+        self._plans: dict[int, _Plan] = {}  # by the inputs that need a gradient
+        self._always: _Plan | None = None  # with a joint rule, which reads the same whoever needs one
 
     def vjps(self, **rules: Callable[..., Any]) -> None:
         """Declare the rule of each differentiable input, by the input's name."""
         for name, fn in rules.items():
             self.rules[self.names.index(name)] = self._rule(fn)
 
-    def joint_vjp(self, fn: Callable[..., Any], composed: Callable[..., Any] | None = None) -> None:
-        """Declare one rule for all inputs together: `fn(g, wanted, ...)` returns a gradient or None per input.
-
-        `composed` says the same in differentiable ops; it runs instead where a graph of the gradient is being built.
-        """
+    def joint_vjp(self, fn: Callable[..., Any]) -> None:
+        """Declare one rule for all inputs together: `fn(g, wanted, ...)` returns a gradient or None per input."""
         self.joint = self._rule(fn, skip=2)
-        self.composed = self._rule(composed, skip=2) if composed is not None else None
+
+    def kernel_vjp(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """Declare what computes the same on arrays: `fn(g, wanted, ...)` returns a new array or None per input.
+
+        An input that only the rules of unwanted inputs name is not kept: it is None. A view op may return views of g.
+        """
+        self.shortcut = self._rule(fn, skip=2)
+        return fn
 
     def _rule(self, fn: Callable[..., Any], skip: int = 1) -> Rule:
         return Rule(fn, tuple(self._locate(name) for name in _parameters(fn)[0][skip:]))
 
-    def _locate(self, name: str) -> tuple[str, str, int]:
+    def _locate(self, name: str) -> Need:
         if name in self.names:  # before "out": an op may have an input of that name
-            return name, "input", self.names.index(name)
+            return Need(name, "input", self.names.index(name))
         if name == "out":
-            return name, "out", 0
+            return Need(name, "out", 0)
         if name in self.aux:
-            return name, "aux", self.aux.index(name)
+            return Need(name, "aux", self.aux.index(name))
         if name.removesuffix("_shape") in self.names:
-            return name, "shape", self.names.index(name.removesuffix("_shape"))
+            return Need(name, "shape", self.names.index(name.removesuffix("_shape")))
         raise TypeError(f"a vjp rule of {self.name} names {name!r}, which is none of {self.names + self.aux} or 'out'")
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
@@ -121,9 +141,10 @@ class Op:
 
     def _placed(self, args: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
         """The arguments, with the tensors given by name, as in `op(input=a, other=b)`, at their places."""
-        if self.variadic or not any(isinstance(value, Variable) for value in params.values()):
-            return args
-        return *args, *(params.pop(name) for name in takewhile(params.__contains__, self.names[len(args) :]))
+        for value in params.values():
+            if isinstance(value, Variable) and not self.variadic:
+                return *args, *(params.pop(name) for name in takewhile(params.__contains__, self.names[len(args) :]))
+        return args
 
     def _view(self, args: tuple[Any, ...], out: Any) -> Any:
         """A view shares the version of its base and remembers how to look; a forward that had to copy does not."""
@@ -144,72 +165,92 @@ class Op:
 
     def _record(self, result: Any, args: tuple[Any, ...], params: dict[str, Any], aux: Sequence[Any]) -> None:
         """Put a node for the result on the tape if any input that has a rule needs a gradient."""
-        rules, joint = self.rules, self.joint
         edges: list[Any] = []
-        metas: list[Any] = []
-        needed = False
-        for i, a in enumerate(args):
-            edge = meta = None
-            if isinstance(a, Variable) and (i in rules or joint is not None):
-                edge = a._node if a._view is None and a._node is not None else edge_to(a)
+        which, bit = 0, 1  # a bit for each input that needs a gradient
+        for a in args:
+            edge = None
+            if isinstance(a, Variable):
+                edge = edge_to(a) if a._node is None or a._view is not None else a._node
                 if edge is not None:
-                    needed = True
-                    meta = a._array.shape, a._array.dtype
+                    which += bit
             edges.append(edge)
-            metas.append(meta)
-        if not needed or result._array.dtype.kind != "f":
+            bit += bit
+        if not which:
             return
+        needs, strays = self._always or self._plans.get(which) or self._plan(which)
+        array = result._array
+        if needs is None or array.dtype.kind != "f":
+            return
+        for i in strays:
+            edges[i] = None
         saved: dict[str, Any] = {}
         keeps = False
-        if joint is not None:
-            wanted = [joint] if self.composed is None else [joint, self.composed]
+        for name, kind, at in needs:
+            if name in params:
+                value = params[name]
+            elif kind == "input":
+                value = args[at]
+                if isinstance(value, Variable):
+                    value = Saved(value, edges[at])
+                elif isinstance(value, np.ndarray):
+                    value = value.copy(order="K")  # the user's own, who may change it
+            elif kind == "out":
+                value = SavedOutput(result, None)
+            elif kind == "aux":
+                value = aux[at]
+            elif self.variadic:  # every positional argument is an input
+                value = tuple(a._array.shape for a in args)
+            else:
+                value = args[at]._array.shape if isinstance(args[at], Variable) else ()
+            keeps = keeps or isinstance(value, _KEPT)
+            saved[name] = value
+        result._node = Node(self, edges, saved, keeps, array.shape, array.dtype)
+
+    def _plan(self, which: int) -> _Plan:
+        """What to save where these inputs need a gradient (None: nothing has a rule), and those without a rule."""
+        if self.joint is not None:
+            rules, strays = [self.joint], []
         else:
-            wanted = [rule for i, rule in rules.items() if edges[i] is not None]
-        for rule in wanted:
-            for name, kind, at in rule.needs:
-                if name in saved:
-                    continue
-                if name in params:
-                    value = params[name]
-                elif kind == "input":
-                    value = args[at]
-                    if isinstance(value, Variable):
-                        value = Saved(value, edges[at])
-                    elif isinstance(value, np.ndarray):
-                        value = value.copy(order="K")  # the user's own, who may change it
-                elif kind == "out":
-                    value = SavedOutput(result, None)
-                elif kind == "aux":
-                    value = aux[at]
-                elif self.variadic:  # every positional argument is an input
-                    value = tuple(a._array.shape for a in args)
-                else:
-                    value = args[at]._array.shape if isinstance(args[at], Variable) else ()
-                keeps = keeps or isinstance(value, Saved | np.ndarray)
-                saved[name] = value
-        result._node = Node(self, edges, metas, saved, keeps)
+            wanted = [i for i in range(which.bit_length()) if which >> i & 1]
+            rules = [self.rules[i] for i in wanted if i in self.rules]
+            strays = [i for i in wanted if i not in self.rules]
+        needs = dict.fromkeys(need for rule in rules for need in rule.needs)
+        if self.shortcut is not None:
+            needs.update(dict.fromkeys(need for need in self.shortcut.needs if need.kind == "aux"))
+        plan = tuple(needs) if rules else None, tuple(strays)
+        if self.joint is not None:
+            self._always = plan
+        self._plans[which] = plan
+        return plan
 
     def vjp(self, node: Node, g: Any, wanted: Sequence[bool]) -> Sequence[Any]:
         """The gradients of the wanted inputs of one recorded call."""
         saved = node.saved
         assert saved is not None
-        joint = self.joint
-        if joint is not None:
-            rule = self.composed if mode.grad and self.composed is not None else joint
-            return rule.fn(g, wanted, *_unpacked(saved, rule, node))  # type: ignore[no-any-return]
-        grads = []
-        for i, want in enumerate(wanted):
-            grads.append(self.rules[i].fn(g, *_unpacked(saved, self.rules[i], node)) if want else None)
-        return grads
+        grads: list[Any] = [None] * len(wanted)
+        if self.shortcut is not None and not mode.grad:
+            values = []
+            for need in self.shortcut.needs:
+                value = saved.get(need[0])
+                values.append(value.data(node) if isinstance(value, Saved) else value)
+            version = g._version if self.is_view else None
+            for i, array in enumerate(self.shortcut.fn(g._array, wanted, *values)):
+                if array is not None and wanted[i]:
+                    grads[i] = Variable.new(array, version)
+            return grads
+        if self.joint is not None:
+            grads = self.joint.fn(g, wanted, *_unpacked(saved, self.joint, node))
+        else:
+            for i, want in enumerate(wanted):
+                if want:
+                    grads[i] = self.rules[i].fn(g, *_unpacked(saved, self.rules[i], node))
+        return fitted(node, g, grads)
 
 
 def _unpacked(saved: dict[str, Any], rule: Rule, node: Node) -> list[Any]:
     """The values that a rule names, tensors with their versions checked."""
-    values = []
-    for name, _, _ in rule.needs:
-        value = saved[name]
-        values.append(value.unpack(node) if isinstance(value, Saved) else value)
-    return values
+    values = [saved[need[0]] for need in rule.needs]
+    return [value.unpack(node) if isinstance(value, Saved) else value for value in values]
 
 
 def op(forward: Callable[..., Any] | None = None, **options: Any) -> Any:

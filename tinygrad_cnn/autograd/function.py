@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .modes import mode, no_grad
-from .tape import Edge, Node, Saved, SavedOutput, Variable, View, alias, edge_to
+from .tape import Edge, Node, Saved, SavedOutput, Variable, View, alias, edge_to, fitted
 
 if TYPE_CHECKING:
     from ..tensor import Tensor
@@ -77,7 +77,8 @@ class FunctionNode(Node):
             if r is not None and not isinstance(r, Variable):
                 raise TypeError(f"{self.name}.backward returned {type(r).__name__} for argument {i}, not a Tensor")
         # aliases: what backward returned may be kept by it, and is then not ours to add to
-        return [alias(r) if r is not None and want else None for r, want in zip(result, wanted, strict=True)]
+        aliases = [alias(r) if want and r is not None else None for r, want in zip(result, wanted, strict=True)]
+        return fitted(self, g, aliases)
 
     def release(self) -> None:
         if self.saved and self.saved["tensors"]:
@@ -100,9 +101,13 @@ class SavedSlot(Saved):
         return out
 
 
+#: Shape and dtype of what flows into a many-output `FunctionNode`: the gradients themselves are in `collected`.
+_TOKEN = (), np.dtype(np.float32)
+
+
 def _head(node: Any, slot: int) -> Node:
     """The node between a many-output FunctionNode and one of its outputs."""
-    return Node(_Pick(node.name, slot), (node,), (((), node.outputs[slot][1]),), {}, False)
+    return Node(_Pick(node.name, slot), (node,), {}, False, *node.outputs[slot])
 
 
 class _Pick:
@@ -119,7 +124,7 @@ class _Pick:
         assert isinstance(source, FunctionNode)
         earlier = source.collected[self.slot]
         source.collected[self.slot] = g if earlier is None else earlier + g
-        return [Variable.new(np.zeros((), g._array.dtype))]  # a token: the gradients themselves are in `collected`
+        return [Variable.new(np.zeros(*_TOKEN))]
 
 
 class Function:
@@ -175,11 +180,11 @@ class Function:
 
     @classmethod
     def _record(cls, ctx: FunctionCtx, args: Any, edges: tuple[Edge, ...], outputs: tuple[Any, ...]) -> Any:
-        metas = tuple((a._array.shape, a._array.dtype) if isinstance(a, Variable) else ((), None) for a in args)
-        node = FunctionNode(cls, edges, metas, {}, False)
+        shapes = tuple((out._array.shape, out._array.dtype) for out in outputs)
+        node = FunctionNode(cls, edges, {}, False, *(shapes[0] if len(outputs) == 1 else _TOKEN))
         node.ctx = ctx
         ctx._node = weakref.ref(node)
-        node.outputs = tuple((out._array.shape, out._array.dtype) for out in outputs)
+        node.outputs = shapes
         node.begin()
         results = tuple(Variable.new(out._array, out._version) for out in outputs)
         position = {id(out): i for i, out in enumerate(outputs)}
@@ -230,9 +235,8 @@ class _OnlyOnce:
 
     @classmethod
     def seal(cls, r: Any, edges: list[Edge]) -> Any:
-        metas = [((), None)] * len(edges)
         sealed = Variable.new(r._array, r._version)
-        sealed._node = Node(cls, edges, metas, {}, False)
+        sealed._node = Node(cls, edges, {}, False, r._array.shape, r._array.dtype)
         return sealed
 
     @staticmethod

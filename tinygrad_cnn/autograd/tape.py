@@ -31,11 +31,8 @@ Hook: TypeAlias = Callable[["Tensor"], "Tensor | None"]
 class Version:
     """How often a storage was written to; one object for a tensor, its views and its detached selves."""
 
-    __slots__ = ("exposed", "n")
-
-    def __init__(self) -> None:
-        self.n = 0
-        self.exposed = False  # the memory went out to NumPy or came from there: somebody else may hold it
+    n = 0  # both of the class, until they change: most storages are written once, and every op makes one
+    exposed = False  # the memory went out to NumPy or came from there: somebody else may hold it
 
 
 class Variable:
@@ -123,17 +120,22 @@ class Saved:
         self.version = x._version
         self.at = x._version.n
 
-    def unpack(self, node: Node) -> Any:
-        """The tensor again; with its history only where a graph of the gradient is being built."""
+    def data(self, node: Node) -> np.ndarray:
+        """The array; RuntimeError where it was changed."""
         if self.version.n != self.at:
             raise RuntimeError(
                 f"a tensor of shape {tuple(self.array.shape)} that the backward of '{node.name}' needs was changed in "
                 f"place: it is at version {self.version.n}, saved at version {self.at}; use an out-of-place op, or "
                 "clone() before the change"
             )
+        return self.array
+
+    def unpack(self, node: Node) -> Any:
+        """The tensor again; with its history only where a graph of the gradient is being built."""
+        array = self.data(node)
         if mode.grad and isinstance(self.edge, Variable):
             return self.edge
-        return Variable.new(self.array, self.version, self.edge if mode.grad else None)
+        return Variable.new(array, self.version, self.edge if mode.grad else None)
 
 
 class SavedOutput(Saved):
@@ -151,14 +153,15 @@ class SavedOutput(Saved):
 class Node:
     """One op on the tape: the edges to its inputs, and the values that its vjp rules read."""
 
-    __slots__ = ("__weakref__", "edges", "hooks", "keeps", "metas", "op", "retain", "saved", "trace")
+    __slots__ = ("__weakref__", "dtype", "edges", "hooks", "keeps", "op", "retain", "saved", "shape", "trace")
 
     def __init__(
-        self, op: Any, edges: Sequence[Edge], metas: Sequence[Any], saved: dict[str, Any], keeps: bool
+        self, op: Any, edges: Sequence[Edge], saved: dict[str, Any], keeps: bool, shape: tuple[int, ...], dtype: Any
     ) -> None:
         self.op = op
         self.edges = edges
-        self.metas = metas  # (shape, dtype) of each input that has an edge
+        self.shape = shape  # of the output, and of its gradient
+        self.dtype = dtype
         self.saved: dict[str, Any] | None = saved
         self.keeps = keeps  # whether `saved` holds arrays, which are worth freeing
         self.hooks: dict[int, Hook] | None = None
@@ -216,13 +219,15 @@ def walk(
     pending: dict[Edge, Any] = {}
     with set_grad_enabled(create_graph):
         for edge, g in roots:
-            _add(pending, edge, g if create_graph else Variable.new(g._array, g._version))
-        ready = [edge for edge in pending if consumers[edge] == 0]
+            g = g if create_graph else Variable.new(g._array, g._version)
+            pending[edge] = _sum(pending[edge], g) if edge in pending else g
+        ready: list[Any] = [edge for edge in pending if consumers[edge] == 0]
         while ready:
             edge = ready.pop()
             g = pending.pop(edge, None)
             if g is not None:
-                g = _run_hooks(edge, g)
+                if edge.hooks or edge.retain is not None:
+                    g = _run_hooks(edge, g)
                 if wanted_edges is not None:
                     if edge in wanted_edges:
                         found[edge] = g
@@ -230,15 +235,15 @@ def walk(
                     _accumulate(edge, g)
             if not isinstance(edge, Node):
                 continue
-            wanted = [e is not None and (useful is None or e in useful) for e in edge.edges]
+            wanted = [e is not None if useful is None else e in useful for e in edge.edges]
             run = g is not None and any(wanted)
-            grads: Sequence[Any] = _vjp(edge, g, wanted) if run else [None] * len(wanted)
+            grads: Iterable[Any] = _vjp(edge, g, wanted) if run else itertools.repeat(None)
             g = None  # the last reference here: what the rules passed on unchanged may now be added to in place
-            for e, grad in zip(edge.edges, grads, strict=True):
+            for e, grad in zip(edge.edges, grads, strict=False):
                 if e is None:
                     continue
                 if grad is not None:
-                    _add(pending, e, grad)
+                    pending[e] = _sum(pending[e], grad) if e in pending else grad
                 consumers[e] -= 1
                 if consumers[e] == 0:
                     ready.append(e)
@@ -288,20 +293,9 @@ def _leading_to(targets: set[Edge], reached: Iterable[Edge]) -> set[Edge]:
 
 
 def _vjp(node: Node, g: Any, wanted: Sequence[bool]) -> Sequence[Any]:
-    """The node's gradients, each brought to the shape and dtype of its input."""
+    """The node's gradients; in anomaly mode with the place of the forward call in errors."""
     try:
-        grads = list(node.vjp(g, wanted))
-        for i, grad in enumerate(grads):
-            if grad is None:
-                continue
-            shape, dtype = node.metas[i]
-            if grad is g or (i and any(grad is earlier for earlier in grads[:i])):
-                grad = alias(grad)
-            if grad._array.shape != shape:
-                grad = _fit(node, i, grad, shape)
-            if grad._array.dtype != dtype:
-                grad = grad.to(dtype)
-            grads[i] = grad
+        grads = node.vjp(g, wanted)
         if mode.anomaly:
             _check_nan(node, grads)
     except Exception as error:
@@ -309,6 +303,23 @@ def _vjp(node: Node, g: Any, wanted: Sequence[bool]) -> Sequence[Any]:
             error.add_note(f"The forward call of '{node.name}' that led here:\n{node.trace}")
         raise
     return grads
+
+
+def fitted(node: Node, g: Any, grads: Sequence[Any]) -> Sequence[Any]:
+    """What a rule made of g, each gradient brought to the shape and dtype of its input and a tensor of its own."""
+    out: list[Any] = []
+    for i, grad in enumerate(grads):
+        edge: Any = node.edges[i]
+        if grad is not None and edge is not None:
+            like = edge._array if isinstance(edge, Variable) else edge
+            if grad is g or any(grad is earlier for earlier in out):
+                grad = alias(grad)
+            if grad._array.shape != like.shape:
+                grad = _fit(node, i, grad, like.shape)
+            if grad._array.dtype != like.dtype:
+                grad = grad.to(like.dtype)
+        out.append(grad)
+    return out
 
 
 def _fit(node: Node, i: int, grad: Any, shape: tuple[int, ...]) -> Any:
@@ -325,15 +336,12 @@ def _check_nan(node: Node, grads: Iterable[Any]) -> None:
             raise RuntimeError(f"the backward of '{node.name}' returned NaN for input {i}")
 
 
-def _add(pending: dict[Edge, Any], edge: Edge, g: Any) -> None:
-    """Borrow the first gradient, sum the next ones: in place where the sum so far is nobody else's."""
-    total = pending.get(edge)
-    if total is None:
-        pending[edge] = g
-    elif not mode.grad and _is_unshared(total) and total._array.shape == g._array.shape:
+def _sum(total: Any, g: Any) -> Any:
+    """total + g, in place where total is nobody else's."""
+    if not mode.grad and _is_unshared(total) and total._array.shape == g._array.shape:
         np.add(total._array, g._array, out=total._array)
-    else:
-        pending[edge] = total + g
+        return total
+    return total + g
 
 
 def _is_unshared(g: Any) -> bool:

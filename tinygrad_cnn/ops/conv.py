@@ -50,6 +50,18 @@ _conv2d.vjps(
     weight=lambda g, input, weight_shape, spec: _conv2d_weight_grad(input, g, kernel_hw=weight_shape[2:], spec=spec),
     bias=lambda g: _conv2d_bias_grad(g),
 )
+
+
+@_conv2d.kernel_vjp
+def _conv2d_grads(g: Any, wanted: Any, input: Any, weight: Any, input_shape: Any, weight_shape: Any, spec: Any) -> Any:
+    kernels = on(g)
+    return (
+        kernels.conv2d_input_grad(g, weight, input_shape[2:], spec) if wanted[0] else None,
+        kernels.conv2d_weight_grad(input, g, weight_shape[2:], spec) if wanted[1] else None,
+        kernels.conv2d_bias_grad(g) if wanted[2] else None,
+    )
+
+
 _conv2d_input_grad.vjps(
     g=lambda v, weight, spec: _conv2d(v, weight, None, spec=spec),
     weight=lambda v, g, weight_shape, spec: _conv2d_weight_grad(v, g, kernel_hw=weight_shape[2:], spec=spec),

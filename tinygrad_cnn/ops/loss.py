@@ -50,7 +50,7 @@ def _cross_entropy(
     return np.asarray(total, input.dtype), share, lse
 
 
-def _cross_entropy_fused(
+def _cross_entropy_grad(
     g: Any,
     wanted: Sequence[bool],
     input: Any,
@@ -61,15 +61,13 @@ def _cross_entropy_fused(
     ignore_index: int,
     label_smoothing: float,
 ) -> Any:
-    labels = target._array.astype(np.int64, copy=False)
-    each = None if weight is None else weight._array
-    rows = np.empty(len(lse), g._array.dtype)
-    np.multiply(g._array, share, out=rows)
-    dx = on(rows).cross_entropy_grad(rows, input._array, lse, labels, each, ignore_index, label_smoothing)
-    return Variable.new(dx), None, None
+    labels = target.astype(np.int64, copy=False)
+    rows = np.empty(len(lse), g.dtype)
+    np.multiply(g, share, out=rows)
+    return on(g).cross_entropy_grad(rows, input, lse, labels, weight, ignore_index, label_smoothing), None, None
 
 
-def _cross_entropy_composed(
+def _cross_entropy_vjp(
     g: Any,
     wanted: Sequence[bool],
     input: Any,
@@ -91,7 +89,8 @@ def _cross_entropy_composed(
     return rows * (input.softmax(1) * Variable.new(q.sum(1, keepdims=True)) - Variable.new(q)), None, None
 
 
-_cross_entropy.joint_vjp(_cross_entropy_fused, composed=_cross_entropy_composed)
+_cross_entropy.joint_vjp(_cross_entropy_vjp)
+_cross_entropy.kernel_vjp(_cross_entropy_grad)
 
 
 def cross_entropy(

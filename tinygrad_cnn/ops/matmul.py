@@ -96,6 +96,16 @@ _linear.vjps(
 )
 
 
+@_linear.kernel_vjp
+def _linear_grads(g: Any, wanted: Any, input: Any, weight: Any) -> Any:
+    kernels = on(g)
+    return (
+        kernels.matmul(g, weight) if wanted[0] else None,
+        kernels.matmul(g.T, input) if wanted[1] else None,
+        kernels.column_sums(g) if wanted[2] else None,
+    )
+
+
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """input @ weight.T + bias: (..., I), (O, I), (O,) or None -> (..., O).
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import Variable
 from ..inplace import check_writable
 from ..kernels import on
 from ..op import op
@@ -48,10 +47,6 @@ def _normalised_grads(
     return [dx, dw, g.sum(over) if wanted[2] else None]
 
 
-def _fused_grads(grads: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
-    return [Variable.new(grad) if want else None for grad, want in zip(grads, wanted, strict=True)]
-
-
 # ------------------------------------------------------------------------------------------------- batch norm
 
 
@@ -70,17 +65,15 @@ def _batch_norm(input: Any, weight: Any, bias: Any, eps: float, running: Any) ->
     return y, mean, rstd
 
 
-def _batch_norm_fused(g: Any, wanted: Sequence[bool], input: Any, weight: Any, mean: Any, rstd: Any) -> Any:
-    w = None if weight is None else weight._array
-    return _fused_grads(on(mean).batch_norm_train_grad(g._array, input._array, mean, rstd, w), wanted)
-
-
-def _batch_norm_composed(g: Any, wanted: Sequence[bool], input: Any, weight: Any, eps: float) -> Any:
+def _batch_norm_vjp(g: Any, wanted: Sequence[bool], input: Any, weight: Any, eps: float) -> Any:
     dims = (0, *range(2, input.ndim))
     return _normalised_grads(g, wanted, input, weight, eps, dims, dims)
 
 
-_batch_norm.joint_vjp(_batch_norm_fused, composed=_batch_norm_composed)
+_batch_norm.joint_vjp(_batch_norm_vjp)
+_batch_norm.kernel_vjp(
+    lambda g, wanted, input, weight, mean, rstd: on(g).batch_norm_train_grad(g, input, mean, rstd, weight)
+)
 
 
 @op
@@ -196,16 +189,12 @@ def _layer_norm(input: Any, weight: Any, bias: Any, eps: float) -> Any:
     return on(input).layer_norm(input, weight, bias, eps)
 
 
-def _layer_norm_fused(g: Any, wanted: Sequence[bool], input: Any, weight: Any, mean: Any, rstd: Any) -> Any:
-    w = None if weight is None else weight._array
-    return _fused_grads(on(mean).layer_norm_grad(g._array, input._array, mean, rstd, w), wanted)
-
-
-def _layer_norm_composed(g: Any, wanted: Sequence[bool], input: Any, weight: Any, eps: float) -> Any:
+def _layer_norm_vjp(g: Any, wanted: Sequence[bool], input: Any, weight: Any, eps: float) -> Any:
     return _normalised_grads(g, wanted, input, weight, eps, (1,), (0,))
 
 
-_layer_norm.joint_vjp(_layer_norm_fused, composed=_layer_norm_composed)
+_layer_norm.joint_vjp(_layer_norm_vjp)
+_layer_norm.kernel_vjp(lambda g, wanted, input, weight, mean, rstd: on(g).layer_norm_grad(g, input, mean, rstd, weight))
 
 
 def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:

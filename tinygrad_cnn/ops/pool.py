@@ -54,6 +54,9 @@ _max_pool2d.vjps(
         g, index=index, input_hw=input_shape[2:], window=window
     )
 )
+_max_pool2d.kernel_vjp(
+    lambda g, wanted, input_shape, index, window: (on(g).max_pool2d_scatter(g, index, input_shape[2:], *window),)
+)
 _max_pool2d_scatter.vjps(g=lambda v, index, window: _max_pool2d_gather(v, index=index, window=window))
 _max_pool2d_gather.vjps(
     input=lambda g, input_shape, index, window: _max_pool2d_scatter(

@@ -58,6 +58,7 @@ def _reshape(input: Any, shape: tuple[int, ...]) -> Any:
 
 
 _reshape.vjps(input=lambda g, input_shape: _reshape(g, input_shape))
+_reshape.kernel_vjp(lambda g, wanted, input_shape: (_reshape.forward(g, input_shape),))
 
 
 def _complete(op: str, shape: tuple[int, ...], size: int) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from .elementwise import sigmoid as sigmoid
 from .elementwise import tanh as tanh
 from .elementwise import unary as unary
 from .elementwise import where as where
+from .matmul import column_sums as column_sums
 from .matmul import linear as linear
 from .matmul import matmul as matmul
 from .memory import contiguous as contiguous

@@ -220,7 +220,8 @@ def _tiles(plan, tile, panel, a, left, b, right, c, out, bias):  # type: ignore[
 
 
 def column_sums(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """(R, C) -> (C,): sums over the rows of a C-contiguous array, in a tree of blocks."""
+    """(R, C) -> (C,): sums over the rows, in a tree of blocks."""
+    x = memory.contiguous(x)
     rows, columns = x.shape
     if not contract.ENABLED or x.dtype.char not in "fd" or 0 in x.shape:
         total = x.sum(axis=0, dtype=np.float64).astype(x.dtype)
