@@ -38,12 +38,12 @@ class Work(NamedTuple):
 
 def run(work: Work, a: np.ndarray, b: np.ndarray, c: np.ndarray, bias: np.ndarray | None = None) -> None:
     """Run on C-contiguous arrays of one dtype; c is the output."""
-    flat = c.reshape(-1)
+    out = c.reshape(-1)
     empty = _empty(c.dtype.char)
     threads = get_num_threads()  # asked once: another thread may change it before the launch
     scratch = memory.empty((threads * work.scratch,), c.dtype) if work.scratch else empty
     bias = empty if bias is None else memory.contiguous(bias)
-    launch(work.body, work.plan, _flat(a), _flat(b), flat, bias, scratch, work=work.work, threads=threads)
+    launch(work.body, work.plan, flat(a), flat(b), out, bias, scratch, work=work.work, threads=threads)
 
 
 @cache
@@ -51,7 +51,7 @@ def _empty(char: str) -> np.ndarray:
     return np.empty(0, char)
 
 
-def _flat(x: np.ndarray) -> np.ndarray:
+def flat(x: np.ndarray) -> np.ndarray:
     """A 1-D view; a copy of a read-only array, which would be another Numba type and compile everything anew."""
     return x.reshape(-1) if x.flags.writeable else x.flatten()
 

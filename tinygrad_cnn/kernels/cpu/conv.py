@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import reference
+from .. import launch, reference
 from ..compile import jit
 from ..spec import Conv2dSpec
 from . import contract, conv_spread, conv_winograd, memory, simd
@@ -28,7 +28,7 @@ from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
 from .conv_shared import BAND_BYTES, HWIO, NCHW, NHWC, OIHW, TASKS, copy_row, layout, longer_rows
 from .conv_weights import weight_grad
 from .matmul import column_sums
-from .simd import A1, A2, AK, AR, B1, B2, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile
+from .simd import A1, A2, AK, AR, B1, B2, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, clear, transpose
 
 
 def conv2d(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Conv2dSpec) -> np.ndarray:
@@ -56,7 +56,7 @@ def conv2d_input_grad(g: np.ndarray, w: np.ndarray, input_hw: tuple[int, int], s
     tiles = _tiles_of_input_grad(g.dtype.char, g.shape, w.shape, input_hw, spec)
     if tiles is not None and conv_winograd.convolve(tiles, layout(g, NHWC), layout(w, HWIO), x, flip=True):
         return x.transpose(NCHW)
-    if not plan.covers:
+    if plan.clear:
         x.fill(0)
     if plan.work is not None:
         weights = conv_spread.weights(w) if plan.spreads else _flipped(w, input_hw, spec)
@@ -85,24 +85,11 @@ def conv2d_bias_grad(g: np.ndarray) -> np.ndarray:
 
 # The plan of a walk over windows, which serves forward and input gradient: a header, then one phase after another.
 # A phase is the output pixels at (y + row*y_row + column*y_column) and the windows they read.
-(
-    IMAGES,
-    GROUPS,
-    PHASES,
-    SCRATCH,
-    X_IMAGE,
-    Y_IMAGE,
-    HEIGHT,
-    WIDTH,
-    CHANNELS,
-    GROUP_IN,
-    GROUP_OUT,
-    FLAT,
-    HEADER,
-) = range(13)
 # fmt: off
-(FIRST_TASK, BANDS, OUT_ROWS, Y_AT, Y_ROW, Y_COLUMN, X_ROW, X_COLUMN, W_AT, SPAN_ROWS, SPAN_COLUMNS, ROW_STEP,
- PADDED, A_ROW, A_TILE, N_PANELS, NEXT, TILE) = range(18)
+(TASKS_IN_ALL, IMAGE_TASKS, GROUPS, SCRATCH, X_IMAGE, Y_IMAGE, HEIGHT, WIDTH, CHANNELS, GROUP_IN, GROUP_OUT, FLAT,
+ CLEARS, HEADER) = range(14)
+(BANDS, OUT_ROWS, Y_AT, Y_ROW, Y_COLUMN, X_ROW, X_COLUMN, W_AT, SPAN_ROWS, SPAN_COLUMNS, ROW_STEP,
+ PADDED, A_ROW, A_TILE, N_PANELS, NEXT, TILE) = range(17)
 # fmt: on
 PHASE = TILE + TILE_ARGS
 
@@ -128,8 +115,12 @@ def _walk(
     groups: int,
     phases: list[_Phase],
     biased: bool,
+    clears: bool = False,
 ) -> contract.Work | None:
-    """The plan that computes every phase: x (N, H, W, C), weights (taps, C/G, O), y (N, P, Q, O)."""
+    """The plan that computes every phase: x (N, H, W, C), weights (taps, C/G, O), y (N, P, Q, O).
+
+    With `clears`, the only phase sets the pixels between its own to zero.
+    """
     (h, w, c), (p, q, o) = x_shape, y_shape
     depthwise = groups == c == o
     group_in, group_out = (1, o) if depthwise else (c // groups, o // groups)
@@ -160,7 +151,7 @@ def _walk(
         tile[LDC], tile[START] = phase.step[1] * o, simd.BIAS if biased else simd.ZERO
         panels = contract.panels(char, kind, phase.out[1], group_out)
         head = [0] * TILE
-        head[FIRST_TASK], head[BANDS], head[OUT_ROWS] = tasks, bands, phase.out[0]
+        head[BANDS], head[OUT_ROWS] = bands, phase.out[0]
         head[Y_AT] = (phase.at[0] * q + phase.at[1]) * o
         head[Y_ROW], head[Y_COLUMN] = phase.step[0] * q * o, phase.step[1] * o
         head[X_ROW], head[X_COLUMN], head[W_AT] = *phase.origin, phase.weights
@@ -169,18 +160,15 @@ def _walk(
         head[A_TILE] = phase.stride[1] * c
         head[N_PANELS], head[NEXT] = len(panels) // PANEL, PHASE + len(panels)
         body += head + tile + panels
-        tasks += n * bands
+        tasks += bands
         work += n * phase.out[0] * phase.out[1] * phase.taps[0] * phase.taps[1] * group_in * o
     if tasks == 0:
         return None
     header = [0] * HEADER
-    header[IMAGES], header[GROUPS], header[PHASES], header[SCRATCH] = (
-        n,
-        1 if depthwise else groups,
-        len(phases),
-        scratch,
-    )
+    header[TASKS_IN_ALL], header[IMAGE_TASKS], header[SCRATCH] = n * tasks, tasks, scratch
+    header[GROUPS] = 1 if depthwise else groups
     header[X_IMAGE], header[Y_IMAGE] = h * w * c, p * q * o
+    header[CLEARS] = clears * q * o
     header[HEIGHT], header[WIDTH], header[CHANNELS] = h, w, c
     header[GROUP_IN], header[GROUP_OUT], header[FLAT] = group_in, group_out, depthwise
     plan = np.array(header + body, np.int64)
@@ -199,30 +187,38 @@ def _kind(char: str, phase: _Phase, columns: int, lanewise: bool) -> int:
 
 @jit(parts=True)
 def _walk_windows(plan, x, w, y, bias, scratch, part, parts):  # type: ignore[no-untyped-def]
-    """Body: this part's share of the (phase, image, band of rows) tasks."""
-    images = plan[IMAGES]
-    at = HEADER
-    tasks = 0
-    for _ in range(plan[PHASES]):
-        tasks += images * plan[at + BANDS]
-        at += plan[at + NEXT]
-    begin, end = tasks * part // parts, tasks * (part + 1) // parts
-    at = HEADER
-    for _ in range(plan[PHASES]):
-        first, bands = plan[at + FIRST_TASK], plan[at + BANDS]
-        for task in range(max(begin, first), min(end, first + images * bands)):
-            n, band = (task - first) // bands, (task - first) % bands
-            rows = plan[at + OUT_ROWS]
-            top, bottom = rows * band // bands, rows * (band + 1) // bands
-            if plan[at + PADDED]:
-                base = part * plan[SCRATCH]
-                _copy_band(plan, at, x, n, top, bottom, scratch, base)
-                _tile_band(plan, at, scratch, base, w, y, bias, n, top, bottom)
-            else:
-                row = top * plan[at + ROW_STEP] + plan[at + X_ROW]
-                base = n * plan[X_IMAGE] + (row * plan[WIDTH] + plan[at + X_COLUMN]) * plan[CHANNELS]
-                _tile_band(plan, at, x, base, w, y, bias, n, top, bottom)
-        at += plan[at + NEXT]
+    """Body: this part's share of the (image, phase, band of rows) tasks.
+
+    All phases of an image before the next: each writes every stride-th pixel of lines that are then still in the cache.
+    """
+    tasks = plan[TASKS_IN_ALL]
+    for task in range(tasks * part // parts, tasks * (part + 1) // parts):
+        n, band = task // plan[IMAGE_TASKS], task % plan[IMAGE_TASKS]
+        at = HEADER
+        while band >= plan[at + BANDS]:
+            band -= plan[at + BANDS]
+            at += plan[at + NEXT]
+        rows, bands = plan[at + OUT_ROWS], plan[at + BANDS]
+        top, bottom = rows * band // bands, rows * (band + 1) // bands
+        if plan[CLEARS]:
+            _clear_band(plan, at, y, n, top, bottom)
+        if plan[at + PADDED]:
+            base = part * plan[SCRATCH]
+            _copy_band(plan, at, x, n, top, bottom, scratch, base)
+            _tile_band(plan, at, scratch, base, w, y, bias, n, top, bottom)
+        else:
+            row = top * plan[at + ROW_STEP] + plan[at + X_ROW]
+            base = n * plan[X_IMAGE] + (row * plan[WIDTH] + plan[at + X_COLUMN]) * plan[CHANNELS]
+            _tile_band(plan, at, x, base, w, y, bias, n, top, bottom)
+
+
+@jit
+def _clear_band(plan, at, y, n, top, bottom):  # type: ignore[no-untyped-def]
+    """Zeros in the rows of y from the phase's row `top` (or the first) to its row `bottom` (or the last)."""
+    first = plan[at + Y_AT] // plan[CLEARS] * plan[CLEARS]
+    begin = first + top * plan[at + Y_ROW] if top > 0 else 0
+    end = first + bottom * plan[at + Y_ROW] if bottom < plan[at + OUT_ROWS] else plan[Y_IMAGE]
+    clear(y, n * plan[Y_IMAGE] + begin, end - begin)
 
 
 @jit
@@ -306,7 +302,7 @@ def _tiles_of_input_grad(
 class _InputGrad(NamedTuple):
     work: contract.Work | None
     shape: tuple[int, ...]  # of dX in memory
-    covers: bool  # the work writes all of it
+    clear: bool  # the work does not write all of it
     spreads: bool  # it takes conv_spread's weights
 
 
@@ -321,12 +317,12 @@ def _input_grad(
     (n, o, p, q), (_, c, kh, kw) = g_shape, w_shape
     shape = (n, *input_hw, c * spec.groups)
     if 0 in shape or 0 in g_shape:
-        return _InputGrad(None, shape, covers=False, spreads=False)
+        return _InputGrad(None, shape, clear=True, spreads=False)
     rows = _phases(input_hw[0], spec.padding[0], spec.stride[0], spec.dilation[0], kh)
     columns = _phases(input_hw[1], spec.padding[2], spec.stride[1], spec.dilation[1], kw)
     if _spread_wins(char, n, (p, q), (kh, kw), c, o, (rows, columns), spec):
         work = conv_spread.find(char, (n, p, q, o), (kh, kw), c, input_hw, spec)
-        return _InputGrad(work, shape, covers=True, spreads=True)
+        return _InputGrad(work, shape, clear=False, spreads=True)
     phases, weights = [], 0
     for r in rows:
         for s in columns:
@@ -339,8 +335,9 @@ def _input_grad(
             )  # fmt: skip
             weights += taps[0] * taps[1] * o * c
     covers = sum(r.pixels for r in rows) == input_hw[0] and sum(s.pixels for s in columns) == input_hw[1]
-    gather = _walk(char, n, (p, q, o), shape[1:], spec.groups, phases, False)
-    return _InputGrad(gather, shape, covers, spreads=False)
+    alone = not covers and len(phases) == 1
+    gather = _walk(char, n, (p, q, o), shape[1:], spec.groups, phases, False, clears=alone)
+    return _InputGrad(gather, shape, clear=not (covers or alone), spreads=False)
 
 
 def _spread_wins(
@@ -391,15 +388,35 @@ def _flipped(w: np.ndarray, input_hw: tuple[int, int], spec: Conv2dSpec) -> np.n
     """(O, C/G, KH, KW) -> for each phase (taps, O/G, G, C/G), taps in the order of the phase, one after another."""
     o, c, kh, kw = w.shape
     groups = spec.groups
+    flat = memory.empty((w.size,), w.dtype)
+    if groups == 1:
+        order = _tap_order(input_hw, (kh, kw), spec)
+        taps = contract.flat(layout(w, HWIO))
+        launch(_transpose_taps, taps, flat, order, c, o, simd.lanes(w.dtype), work=len(order) * c * o)
+        return flat[: len(order) * c * o]
     # (KH, KW, O/G, G, C/G)
     grouped = w.reshape(groups, o // groups, c, kh, kw).transpose(3, 4, 1, 0, 2)
-    flat = memory.empty((w.size,), w.dtype)
     end = 0
     for rows, columns in _tap_slices(input_hw, (kh, kw), spec):
         taps = grouped[rows, columns]
         begin, end = end, end + taps.size
         np.copyto(flat[begin:end].reshape(taps.shape), taps)
     return flat[:end]
+
+
+@jit(parts=True)
+def _transpose_taps(w, out, order, c, o, lanes, part, parts):  # type: ignore[no-untyped-def]
+    """This part's share of the taps: out[i] = w[order[i]] transposed, (C, O) -> (O, C)."""
+    for i in range(order.size * part // parts, order.size * (part + 1) // parts):
+        transpose(c, o, w, order[i] * c * o, o, out, i * c * o, c, lanes)
+
+
+@lru_cache(4096)
+def _tap_order(input_hw: tuple[int, int], kernel_hw: tuple[int, int], spec: Conv2dSpec) -> np.ndarray:
+    """The taps of all phases, as numbers of rows of (KH * KW, ...)."""
+    numbers = np.arange(kernel_hw[0] * kernel_hw[1]).reshape(kernel_hw)
+    slices = _tap_slices(input_hw, kernel_hw, spec)
+    return np.concatenate([numbers[rows, columns].reshape(-1) for rows, columns in slices])
 
 
 @lru_cache(4096)
