@@ -248,7 +248,7 @@ def convolve(
     scratch = memory.empty((threads * plan.scratch,), x.dtype)
     finite = np.ones(threads, np.bool_)
     bias = contract._empty(x.dtype.char) if bias is None else memory.contiguous(bias)
-    arrays = (contract._flat(x), planes, y.reshape(-1), bias, scratch, finite)
+    arrays = (contract.flat(x), planes, y.reshape(-1), bias, scratch, finite)
     launch(_convolve, plan.numbers, *arrays, work=plan.work, threads=threads)
     return bool(finite.all())
 
@@ -257,10 +257,10 @@ def _transformed(plan: Plan, w: np.ndarray, flip: bool) -> np.ndarray:
     """(KH, KW, C, O) -> (16, K, O), flat."""
     kh, kw, c, o = w.shape
     rows, columns = plan.pieces
-    taps, lanes = contract._flat(w), simd.lanes(w.dtype)
+    taps, lanes = contract.flat(w), simd.lanes(w.dtype)
     if flip or (kh, kw) != (3 * rows, 3 * columns):
         taps = memory.zeros((9 * rows * columns * c * o,), w.dtype)
-        launch(_pieces, contract._flat(w), taps, kh, kw, 3 * columns, c, o, flip, lanes, work=w.size)
+        launch(_pieces, contract.flat(w), taps, kh, kw, 3 * columns, c, o, flip, lanes, work=w.size)
     planes = memory.empty((16 * rows * columns * c * o,), w.dtype)
     launch(_transform_kernel, taps, planes, rows, columns, c * o, lanes, work=planes.size)
     return planes
@@ -409,7 +409,7 @@ def weight_grad(plan: Plan, x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, 
     scratch = memory.empty((threads * plan.scratch,), x.dtype)
     sums = memory.empty((shards * 16 * rows * columns * c * o,), x.dtype)
     launch(
-        _sum_planes, plan.numbers, contract._flat(x), contract._flat(g), sums, scratch, work=plan.work, threads=threads
+        _sum_planes, plan.numbers, contract.flat(x), contract.flat(g), sums, scratch, work=plan.work, threads=threads
     )
     taps = memory.empty((3 * rows, 3 * columns, c, o), x.dtype)
     launch(_collect, sums, taps.reshape(-1), shards, rows, columns, c * o, simd.lanes(x.dtype), work=sums.size)
