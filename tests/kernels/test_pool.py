@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tinygrad_cnn.kernels.cpu import pool
+from tinygrad_cnn.kernels.cpu import elementwise, pool
 
 from . import naive_more as naive
 
@@ -112,7 +112,27 @@ def test_nan_wins_and_the_first_of_equals() -> None:
     assert index.ravel().tolist() == [3, 2, 1, 0]  # the only cell of each window that is not padding
 
 
-def test_windows_of_more_than_256_taps_have_wide_indices() -> None:
+@given(cases())
+@example(NO_CELL[0])
+@example(NO_CELL[1])
+def test_the_pool_of_a_relu(case: Case) -> None:
+    """Bit by bit what the two functions one after the other give, forward and backward."""
+    x = case.images(case.shape)
+    odd = np.resize([0, 0, 0, np.nan, -0.0, np.inf, -np.inf, 0], x.shape) if case.ties else np.zeros(x.shape)
+    x = naive.laid_out((x + odd).astype(x.dtype), case.layout)
+    y, index = pool.max_pool2d(x, *case.window, case.out_hw, relu=True)
+    expected, places = pool.max_pool2d(elementwise.relu(x), *case.window, case.out_hw)
+    assert y.tobytes() == expected.tobytes()
+    g = case.images(y.shape)
+    dx = pool.max_pool2d_scatter(g, index, case.shape[2:], *case.window)
+    unfused = elementwise.relu_grad(pool.max_pool2d_scatter(g, places, case.shape[2:], *case.window), x)
+    np.testing.assert_array_equal(dx, unfused)
+    v = case.images(case.shape)
+    back = pool.max_pool2d_gather(v, index, *case.window)
+    np.testing.assert_array_equal(back, pool.max_pool2d_gather(elementwise.relu_grad(v, x), places, *case.window))
+
+
+def test_windows_of_more_than_255_taps_have_wide_indices() -> None:
     x = np.zeros((1, 2, 20, 20), np.float32)
     x[0, :, 17, 13] = 1
     y, index = pool.max_pool2d(x, (20, 20), (1, 1), (0, 0), (1, 1), (1, 1))

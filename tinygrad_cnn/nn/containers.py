@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from operator import index as as_index
-from typing import Any
+from typing import Any, ClassVar
 
-from .module import Module
+from ..tensor import Tensor
+from .activation import ReLU
+from .module import Module, _name_place
+from .norm import BatchNorm1d, BatchNorm2d
+from .pool import MaxPool2d
 
 
 class _Numbered(Module):
@@ -77,6 +81,8 @@ class Sequential(_Numbered):
     (3, 2)
     """
 
+    _steps: list[Any] | None = None
+
     def __init__(self, *args: Any) -> None:
         super().__init__()
         named = args[0] if len(args) == 1 and isinstance(args[0], Mapping) else None
@@ -84,9 +90,82 @@ class Sequential(_Numbered):
             self.add_module(str(name), module)
 
     def forward(self, input: Any) -> Any:
-        for module in self:
-            input = module(input)
+        steps = self._steps
+        if steps is None:
+            self._steps = steps = _steps(list(self))
+        for step in steps:
+            input = step(input)
         return input
+
+    # The steps are found once, and forgotten when a child comes, goes or is replaced.
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name != "_steps":
+            self._steps = None
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        self._steps = None
+
+    def _register(self, kind: str, name: str, value: Any) -> None:
+        super()._register(kind, name, value)
+        self._steps = None
+
+
+class _WithReLU:
+    """Two neighbours of which one is a ReLU; what they compute takes one pass over memory less than their calls.
+
+    `owner`, the other one, knows how: `_forward_relu`. Hooks and changed forwards are looked for at every call, and
+    get both calls.
+    """
+
+    owners = (BatchNorm1d, BatchNorm2d, MaxPool2d)
+    forwards: ClassVar[dict[type, Any]] = {kind: kind.forward for kind in (*owners, ReLU)}
+
+    def __init__(self, first: Any, second: Any) -> None:
+        self.first, self.second = first, second
+        self.owner = first if type(second) is ReLU else second
+
+    def __call__(self, input: Any) -> Any:
+        first, second, owner = self.first, self.second, self.owner
+        if (
+            type(input) is not Tensor
+            or not (self._is_plain(first) and self._is_plain(second))
+            or (first is not owner and first.inplace)  # somebody may look at the input afterwards
+        ):
+            return second(first(input))
+        try:
+            return owner._forward_relu(input)
+        except (ValueError, TypeError, RuntimeError, IndexError) as error:
+            _name_place(error, owner)
+            raise
+
+    def _is_plain(self, module: Any) -> bool:
+        forward = getattr(module.forward, "__func__", None)
+        return forward is self.forwards[type(module)] and not module._forward_hooks and not module._forward_pre_hooks
+
+
+def _steps(modules: list[Any]) -> list[Any]:
+    """The modules, with a ReLU and the max-pool after it, or else what is before it, as one."""
+    steps: list[Any] = []
+    kinds = [type(module) for module in modules]
+    at = 0
+    while at < len(modules):
+        kind, following, later = (*kinds[at : at + 3], None, None, None)[:3]
+        pool = kind is ReLU and following is MaxPool2d and not modules[at].inplace
+        relu = (
+            kind in _WithReLU.owners
+            and kind is not MaxPool2d
+            and following is ReLU
+            and (later is not MaxPool2d or modules[at + 1].inplace)
+        )
+        if pool or relu:
+            steps.append(_WithReLU(modules[at], modules[at + 1]))
+        else:
+            steps.append(modules[at])
+        at += 1 + (pool or relu)
+    return steps
 
 
 class ModuleList(_Numbered):

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..creation import ones, tensor, zeros
 from ..ops.arguments import integer
-from ..ops.norm import features_of
+from ..ops.norm import batch_norm_or_relu, features_of
 from ..tensor import Tensor
 from . import functional as F
 from .module import Module, Parameter
@@ -64,16 +64,22 @@ class _BatchNorm(Module):
                 p.detach().fill_(value)
 
     def forward(self, input: Any) -> Any:
+        return self._normalised(input, relu=False)
+
+    def _forward_relu(self, input: Any) -> Any:
+        return self._normalised(input, relu=True)
+
+    def _normalised(self, input: Any, relu: bool) -> Any:
         if input.ndim not in self.ranks:
             raise ValueError(f"{type(self).__name__} expects an input of {self.form}, got {input.shape}")
         mean, var = self.running_mean, self.running_var
         if not self.training:
-            return F.batch_norm(input, mean, var, self.weight, self.bias, mean is None, 0.0, self.eps)
+            return batch_norm_or_relu(input, mean, var, self.weight, self.bias, mean is None, 0.0, self.eps, relu)
         momentum = self.momentum
         tracked = self.num_batches_tracked
         if tracked is not None and momentum is None:
             momentum = 1.0 / (int(tracked.item()) + 1)  # the mean of all batches so far
-        out = F.batch_norm(input, mean, var, self.weight, self.bias, True, momentum or 0.0, self.eps)
+        out = batch_norm_or_relu(input, mean, var, self.weight, self.bias, True, momentum or 0.0, self.eps, relu)
         if tracked is not None:
             tracked._array += 1
             tracked._version.n += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..ops.pool import max_pool2d_or_relu
 from . import functional as F
 from .module import Module
 
@@ -37,6 +38,14 @@ class MaxPool2d(Module):
             self.dilation,
             self.ceil_mode,
             self.return_indices,
+        )
+
+    def _forward_relu(self, input: Any) -> Any:
+        """The pool of relu(input)."""
+        if self.return_indices:
+            return self.forward(F.relu(input))
+        return max_pool2d_or_relu(
+            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, True
         )
 
     def extra_repr(self) -> str:

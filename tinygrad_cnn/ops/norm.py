@@ -21,6 +21,7 @@ from ..inplace import check_writable
 from ..kernels import on
 from ..op import op
 from .arguments import check_floats
+from .elementwise import _relu_grad
 
 
 def _normalised_grads(
@@ -50,11 +51,13 @@ def _normalised_grads(
 # ------------------------------------------------------------------------------------------------- batch norm
 
 
-@op(aux=("mean", "rstd"))
-def _batch_norm(input: Any, weight: Any, bias: Any, eps: float, running: Any) -> Any:
-    """(N, C, ...), (C,), (C,) -> (N, C, ...), and mean and 1 / sqrt(var + eps) (C,); updates the running "
-    "statistics."""
-    y, mean, rstd = on(input).batch_norm_train(input, weight, bias, eps)
+@op(aux=("mean", "rstd", "shift"))
+def _batch_norm(input: Any, weight: Any, bias: Any, eps: float, running: Any, relu: bool) -> Any:
+    """(N, C, ...), (C,), (C,) -> (N, C, ...), perhaps with a ReLU, and mean, 1 / sqrt(var + eps) and shift (C,).
+
+    Updates the running statistics.
+    """
+    y, mean, rstd, shift = on(input).batch_norm_train(input, weight, bias, eps, relu)
     if running is not None:
         samples = input.size // input.shape[1]
         variance = (1 / np.square(rstd) - eps).clip(min=0) * (samples / (samples - 1))
@@ -62,26 +65,31 @@ def _batch_norm(input: Any, weight: Any, bias: Any, eps: float, running: Any) ->
         for held, new in ((running_mean, mean), (running_var, variance)):
             held._array[...] = (1 - momentum) * held._array + momentum * new
             held._version.n += 1
-    return y, mean, rstd
+    return y, mean, rstd, shift if relu else None
 
 
-def _batch_norm_vjp(g: Any, wanted: Sequence[bool], input: Any, weight: Any, eps: float) -> Any:
+def _batch_norm_vjp(
+    g: Any, wanted: Sequence[bool], input: Any, weight: Any, mean: Any, rstd: Any, shift: Any, eps: float
+) -> Any:
+    if shift is not None:  # the ReLU looks at the result, which the forward pass may not have kept
+        scale = rstd if weight is None else rstd * weight._array
+        g = _relu_grad(g, on(mean).channel_affine(input._array, mean, scale, shift))
     dims = (0, *range(2, input.ndim))
     return _normalised_grads(g, wanted, input, weight, eps, dims, dims)
 
 
 _batch_norm.joint_vjp(_batch_norm_vjp)
 _batch_norm.kernel_vjp(
-    lambda g, wanted, input, weight, mean, rstd: on(g).batch_norm_train_grad(g, input, mean, rstd, weight)
+    lambda g, wanted, input, weight, mean, rstd, shift: on(g).batch_norm_train_grad(
+        g, input, mean, rstd, weight, shift
+    )
 )
 
 
 @op
 def _batch_norm_eval(input: Any, weight: Any, bias: Any, mean: Any, rstd: Any) -> Any:
     """(N, C, ...) with the statistics (C,) of another time: an affine map of each channel."""
-    scale = rstd if weight is None else rstd * weight
-    shift = -mean * scale
-    return on(input).channel_affine(input, scale, shift if bias is None else shift + bias)
+    return on(input).channel_affine(input, mean, rstd if weight is None else rstd * weight, bias)
 
 
 def _over_channels(x: Any) -> Any:
@@ -89,11 +97,33 @@ def _over_channels(x: Any) -> Any:
     return x.sum((0, *range(2, x.ndim)))
 
 
-_batch_norm_eval.vjps(
-    input=lambda g, weight, mean, rstd: _batch_norm_eval(g, weight, None, mean=np.zeros_like(mean), rstd=rstd),
-    weight=lambda g, input, mean, rstd: _over_channels(g * _batch_norm_eval(input, None, None, mean=mean, rstd=rstd)),
-    bias=lambda g: _over_channels(g),
-)
+def _eval_input(g: Any, weight: Any, mean: Any, rstd: Any) -> Any:
+    return _batch_norm_eval(g, weight, None, mean=np.zeros_like(mean), rstd=rstd)
+
+
+def _eval_weight(g: Any, input: Any, mean: Any, rstd: Any) -> Any:
+    return _over_channels(g * _batch_norm_eval(input, None, None, mean=mean, rstd=rstd))
+
+
+_batch_norm_eval.vjps(input=_eval_input, weight=_eval_weight, bias=_over_channels)
+
+
+@op
+def _batch_norm_eval_relu(input: Any, weight: Any, bias: Any, mean: Any, rstd: Any) -> Any:
+    """The ReLU of _batch_norm_eval."""
+    return on(input).channel_affine(input, mean, rstd if weight is None else rstd * weight, bias, relu=True)
+
+
+def _eval_relu_grads(g: Any, wanted: Sequence[bool], input: Any, weight: Any, mean: Any, rstd: Any, out: Any) -> Any:
+    g = _relu_grad(g, out)
+    return [
+        _eval_input(g, weight, mean, rstd) if wanted[0] else None,
+        _eval_weight(g, input, mean, rstd) if wanted[1] else None,
+        _over_channels(g) if wanted[2] else None,
+    ]
+
+
+_batch_norm_eval_relu.joint_vjp(_eval_relu_grads)
 
 
 def batch_norm(
@@ -120,6 +150,21 @@ def batch_norm(
     >>> tg.nn.functional.batch_norm(tg.tensor([[1.0], [3.0]]), None, None, training=True, eps=0.0).tolist()
     [[-1.0], [1.0]]
     """
+    return batch_norm_or_relu(input, running_mean, running_var, weight, bias, training, momentum, eps, False)
+
+
+def batch_norm_or_relu(
+    input: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any,
+    bias: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+    relu: bool,
+) -> Any:
+    """batch_norm, or with `relu` the same followed by a ReLU, for which no pass over memory is needed."""
     check_floats("batch_norm", input, weight, bias)
     for x in (running_mean, running_var):
         if x is not None:
@@ -131,16 +176,19 @@ def batch_norm(
     if eps < 0:
         raise ValueError(f"batch_norm expects eps >= 0, got {eps}")
     if training:
-        return _train(input, running_mean, running_var, weight, bias, momentum, float(eps))
+        return _train(input, running_mean, running_var, weight, bias, momentum, float(eps), relu)
     if running_mean is None or running_var is None:
         raise ValueError("batch_norm expects running_mean and running_var when not training; or pass training=True")
     rstd = 1 / np.sqrt(running_var._array.astype(np.float64) + eps)
     mean = running_mean._array.astype(np.float64)  # a copy: training may move the statistics before backward
-    out = _batch_norm_eval(_flat(input), weight, bias, mean=mean, rstd=rstd)
+    affine = _batch_norm_eval_relu if relu else _batch_norm_eval
+    out = affine(_flat(input), weight, bias, mean=mean, rstd=rstd)
     return out if input._array.ndim <= 4 else out.reshape(*input.shape)
 
 
-def _train(input: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, momentum: float, eps: float) -> Any:
+def _train(
+    input: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, momentum: float, eps: float, relu: bool
+) -> Any:
     shape = input._array.shape
     if input._array.size // shape[1] < 2:
         raise ValueError(
@@ -156,8 +204,8 @@ def _train(input: Any, running_mean: Any, running_var: Any, weight: Any, bias: A
         check_writable(running_mean)
         check_writable(running_var)
     if len(shape) <= 4:
-        return _batch_norm(input, weight, bias, eps=eps, running=running)
-    return _batch_norm(_flat(input), weight, bias, eps=eps, running=running).reshape(*shape)
+        return _batch_norm(input, weight, bias, eps=eps, running=running, relu=relu)
+    return _batch_norm(_flat(input), weight, bias, eps=eps, running=running, relu=relu).reshape(*shape)
 
 
 def _flat(input: Any) -> Any:

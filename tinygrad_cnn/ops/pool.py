@@ -32,9 +32,9 @@ class Window(NamedTuple):
 
 
 @op(aux=("index",))
-def _max_pool2d(input: Any, window: Window, out_hw: tuple[int, int]) -> Any:
-    """(N, C, H, W) -> (N, C, P, Q), and the position of each winner in its window."""
-    return on(input).max_pool2d(input, *window, out_hw)
+def _max_pool2d(input: Any, window: Window, out_hw: tuple[int, int], relu: bool) -> Any:
+    """(N, C, H, W) -> (N, C, P, Q), perhaps with a ReLU, and the position of each winner in its window."""
+    return on(input).max_pool2d(input, *window, out_hw, relu)
 
 
 @op
@@ -90,21 +90,29 @@ def max_pool2d(
     >>> tg.nn.functional.max_pool2d(tg.arange(16.0).reshape(1, 4, 4), 2).tolist()
     [[[5.0, 7.0], [13.0, 15.0]]]
     """
+    out = max_pool2d_or_relu(input, kernel_size, stride, padding, dilation, ceil_mode, False)
+    if not return_indices:
+        return out
+    window, out_hw = _max_plan(input._array.shape, kernel_size, stride, padding, dilation, ceil_mode)
+    return out, _winners(input, window=window, out_hw=out_hw)
+
+
+def max_pool2d_or_relu(
+    input: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, relu: bool
+) -> Any:
+    """max_pool2d, or with `relu` that of relu(input), for which no pass over memory is needed."""
     check_floats("max_pool2d", input)
-    window, out_hw = _plan(
-        "max_pool2d",
-        input._array.shape,
-        hashable(kernel_size),
-        hashable(stride),
-        hashable(padding),
-        hashable(dilation),
-        bool(ceil_mode),
-    )
+    window, out_hw = _max_plan(input._array.shape, kernel_size, stride, padding, dilation, ceil_mode)
     if input._array.ndim == 3:
-        out = _max_pool2d(input.unsqueeze(0), window=window, out_hw=out_hw).squeeze(0)
-    else:
-        out = _max_pool2d(input, window=window, out_hw=out_hw)
-    return (out, _winners(input, window=window, out_hw=out_hw)) if return_indices else out
+        return _max_pool2d(input.unsqueeze(0), window=window, out_hw=out_hw, relu=relu).squeeze(0)
+    return _max_pool2d(input, window=window, out_hw=out_hw, relu=relu)
+
+
+def _max_plan(
+    x: tuple[int, ...], kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+) -> tuple[Window, tuple[int, int]]:
+    sizes = hashable(kernel_size), hashable(stride), hashable(padding), hashable(dilation)
+    return _plan("max_pool2d", x, *sizes, bool(ceil_mode))
 
 
 @op

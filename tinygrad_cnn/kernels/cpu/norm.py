@@ -1,7 +1,7 @@
 """Batch norm and layer norm: one pass for the sums, one for the result, forward and backward.
 
-Shapes in memory: M samples (images times pixels) x C channels, or R rows x F features. Sums are accumulated in float64
-lanes over shards fixed by the size; a lane is one channel of one of the rows that fit into LANES.
+Shapes in memory: M samples (images times pixels) x C channels, or R rows x F features. A batch norm walks over rows of
+lanes, as many whole samples as fill whole strips of vectors. Its sums are float64 over shards fixed by the size.
 """
 
 from __future__ import annotations
@@ -13,45 +13,70 @@ import numpy as np
 from .. import launch
 from ..compile import jit
 from .memory import CHANNELS_FIRST, CHANNELS_LAST, contiguous, empty
-from .reduce import LANES, MAX_SHARDS, SHARD
+from .reduce import MAX_SHARDS, SHARD
+from .strips import STRIP, add_moments, add_products, multiply_add, store_affine, store_affine_grad
+
+_ROWS = 64  # that a strip adds in the dtype of x before they join a float64 sum
+_CENTER_SAMPLES = 128  # whose mean x is shifted by: it keeps the squares small, even where one of them is an outlier
+_BLOCK = 1 << 13  # elements that stay in the first-level cache while strip after strip walks over them
 
 
 def batch_norm_train(
-    x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, eps: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(N, C, ...) -> (x - mean) * rstd * weight + bias, and the float64 mean and 1 / sqrt(variance + eps) (C,).
+    x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, eps: float, relu: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(N, C, ...) -> (x - mean) * rstd * weight + bias, or its ReLU; mean, rstd and shift (C,).
 
-    The variance is the biased one: rstd ** -2 - eps.
+    mean and rstd = 1 / sqrt(variance + eps) are float64, the variance is the biased one: rstd ** -2 - eps. With the
+    rounding of x's dtype, the result is channel_affine(x, mean, rstd * weight, shift).
     """
-    base = _samples(x)
-    samples, channels = x.size // x.shape[1], x.shape[1]
-    center = base.reshape(-1)[:channels].astype(np.float64)  # any value near the mean keeps the squares small
-    total, squares = _pair_sums(base, base, center, samples, True)
-    offset = total / samples
-    mean = center + offset
-    rstd = 1 / np.sqrt(squares / samples - offset * offset + eps)
-    scale = rstd if weight is None else rstd * weight
-    return _affine(x, base, mean, scale, 0.0 if bias is None else bias), mean, rstd
+    base = _samples(x).reshape(-1)
+    channels = x.shape[1]
+    lanes = _lanes(3, channels, x.dtype)
+    _center(base, channels, lanes)
+    partial = _partial(x.size, lanes.shape[1])
+    launch(_moments, base, lanes, channels, partial, work=2 * x.size)
+    mean, rstd = np.empty((2, channels))
+    weight, bias = _vector(weight, 1, channels, x.dtype), _vector(bias, 0, channels, x.dtype)
+    _statistics(partial, x.size // channels, eps, weight, bias, mean, rstd, lanes)
+    return _affine(x, base, lanes, relu), mean, rstd, lanes[2, :channels].copy()
 
 
 def batch_norm_train_grad(
-    g: np.ndarray, x: np.ndarray, mean: np.ndarray, rstd: np.ndarray, weight: np.ndarray | None
+    g: np.ndarray,
+    x: np.ndarray,
+    mean: np.ndarray,
+    rstd: np.ndarray,
+    weight: np.ndarray | None,
+    shift: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The gradients of batch_norm_train with respect to x (N, C, ...), weight (C,) and bias (C,)."""
-    up, base = _samples(g), _samples(x)
-    samples = x.size // x.shape[1]
-    total, product = _pair_sums(up, base, mean, samples, False)
-    scale = rstd if weight is None else rstd * weight
-    slope = -scale * rstd * rstd * product / samples
-    dx = empty(base.shape, x.dtype)
-    lanes = [_to_lanes(v, x.dtype, samples) for v in (scale, slope, mean, -scale * total / samples)]
-    launch(_affine_of_two, up.reshape(-1), base.reshape(-1), *lanes, dx.reshape(-1), work=2 * x.size)
-    return _like(dx, x), (product * rstd).astype(x.dtype), total.astype(x.dtype)
+    """The gradients of batch_norm_train with respect to x (N, C, ...), weight (C,) and bias (C,).
+
+    With the shift that batch_norm_train returned, they are the gradients of its ReLU.
+    """
+    up, base = _samples(g).reshape(-1), _samples(x).reshape(-1)
+    channels = len(mean)
+    lanes = _lanes(5, channels, x.dtype)
+    floor = _floor(x.dtype, shift is not None)
+    weight, shift = _vector(weight, 1, channels, x.dtype), _vector(shift, 0, channels, x.dtype)
+    _fill(mean, rstd, weight, shift, lanes)
+    partial = _partial(x.size, lanes.shape[1])
+    launch(_products, base, up, lanes, channels, floor, partial, work=3 * x.size)
+    dweight, dbias = np.empty((2, channels), x.dtype)
+    _slopes(partial, x.size // channels, mean, rstd, weight, dweight, dbias, lanes)
+    dx = empty(_samples(x).shape, x.dtype)
+    launch(_affine_grad_kernel, base, up, lanes, floor, dx.reshape(-1), work=3 * x.size)
+    return _like(dx, x), dweight, dbias
 
 
-def channel_affine(x: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """(N, C, ...) * scale (C,) + shift (C,): batch norm with fixed statistics."""
-    return _affine(x, _samples(x), np.zeros(len(scale)), scale, shift)
+def channel_affine(
+    x: np.ndarray, center: np.ndarray, scale: np.ndarray, shift: np.ndarray | None, relu: bool = False
+) -> np.ndarray:
+    """((N, C, ...) - center) * scale + shift, or its ReLU: batch norm with fixed statistics (C,)."""
+    channels = len(center)
+    lanes = _lanes(3, channels, x.dtype)
+    whole = lanes.reshape(3, -1, channels)
+    whole[0], whole[1], whole[2] = center, scale, 0 if shift is None else shift
+    return _affine(x, _samples(x).reshape(-1), lanes, relu)
 
 
 def _samples(x: np.ndarray) -> np.ndarray:
@@ -68,85 +93,187 @@ def _like(base: np.ndarray, x: np.ndarray) -> np.ndarray:
     return base.transpose(CHANNELS_FIRST if x.ndim == 4 else (0, 2, 1))
 
 
-def _rows_in_lanes(samples: int, channels: int) -> int:
-    return max(1, min(samples, LANES // channels))
+def _lanes(count: int, channels: int, dtype: np.dtype) -> np.ndarray:
+    """Constants of the lanes, a row for each: center, scale and shift, and in a gradient slope and level."""
+    return np.empty((count, math.lcm(channels, STRIP // dtype.itemsize)), dtype)
 
 
-def _to_lanes(values: np.ndarray, dtype: np.dtype, samples: int) -> np.ndarray:
-    """(C,) -> (rows * C,): repeated for each of the samples that a vector loop takes at once."""
-    rows = _rows_in_lanes(samples, len(values))
-    lanes = np.empty((rows, len(values)), dtype)
-    lanes[:] = values
-    return lanes.reshape(-1)
+def _floor(dtype: np.dtype, relu: bool) -> np.floating:
+    """What the strips take for ReLU: NaN is none."""
+    return dtype.type(0 if relu else np.nan)
 
 
-def _affine(
-    x: np.ndarray, base: np.ndarray, mean: np.ndarray, scale: np.ndarray, shift: np.ndarray | float
-) -> np.ndarray:
-    y = empty(base.shape, x.dtype)
-    samples = x.size // len(mean)
-    lanes = [_to_lanes(v, x.dtype, samples) for v in (mean, scale, np.broadcast_to(shift, mean.shape))]
-    launch(_affine_of_one, base.reshape(-1), *lanes, y.reshape(-1), work=x.size)
+def _partial(size: int, lanes: int) -> np.ndarray:
+    """Two float64 sums for each lane of each shard."""
+    return empty((max(1, min(MAX_SHARDS, size // max(SHARD, 8 * lanes))), 2, lanes), np.float64)
+
+
+def _affine(x: np.ndarray, base: np.ndarray, lanes: np.ndarray, relu: bool) -> np.ndarray:
+    y = empty(tuple(x.shape[axis] for axis in (0, *range(2, x.ndim), 1)), x.dtype)
+    launch(_affine_kernel, base, lanes, _floor(x.dtype, relu), y.reshape(-1), work=2 * x.size)
     return _like(y, x)
 
 
-def _pair_sums(
-    g: np.ndarray, x: np.ndarray, center: np.ndarray, samples: int, same: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Per channel, in float64: sum(g) and sum(g * (x - center)); with `same`, x - center takes the place of g."""
-    channels = len(center)
-    lanes = _to_lanes(center, center.dtype, samples)
-    shards = max(1, min(MAX_SHARDS, x.size // SHARD))
-    partial = empty((shards, 2, lanes.size), np.float64)
-    launch(_pair_sums_kernel, g.reshape(-1), x.reshape(-1), lanes, same, partial, work=2 * x.size)
-    first, second = np.add.reduce(partial.reshape(shards, 2, -1, channels), axis=(0, 2))
-    return first, second
+@jit
+def _center(x, channels, lanes):
+    samples = min(x.size // channels, _CENTER_SAMPLES)
+    for c in range(channels):
+        total = 0.0
+        for i in range(samples):
+            total += x[i * channels + c]
+        lanes[0, c] = total / samples
+    _repeat(lanes[0], channels)
+
+
+@jit
+def _repeat(row, channels):
+    for j in range(channels, row.size):
+        row[j] = row[j - channels]
+
+
+@jit
+def _statistics(partial, samples, eps, weight, bias, mean, rstd, lanes):
+    channels = mean.size
+    for c in range(channels):
+        total, squares = 0.0, 0.0
+        for shard in range(len(partial)):
+            total += partial[shard, 0, c]
+            squares += partial[shard, 1, c]
+        offset = total / samples
+        variance = squares / samples - offset * offset
+        mean[c] = np.float64(lanes[0, c]) + offset
+        rstd[c] = 1 / math.sqrt((0.0 if variance < 0.0 else variance) + eps)
+    _fill(mean, rstd, weight, bias, lanes)
+    for j in range(lanes.shape[1]):  # the mean loses digits in a lane: what they are worth goes into the shift
+        c = j % channels
+        lanes[2, j] = bias[c] + (np.float64(lanes[0, j]) - mean[c]) * rstd[c] * weight[c]
+
+
+@jit
+def _fill(mean, rstd, weight, shift, lanes):
+    for c in range(mean.size):
+        lanes[0, c] = mean[c]
+        lanes[1, c] = rstd[c] * weight[c]
+        lanes[2, c] = shift[c]
+    for k in range(3):
+        _repeat(lanes[k], mean.size)
+
+
+@jit
+def _slopes(partial, samples, mean, rstd, weight, dweight, dbias, lanes):
+    """The sums over all shards as gradients of weight and bias, and as the two constants of dx."""
+    for c in range(mean.size):
+        total, product = 0.0, 0.0
+        for shard in range(len(partial)):
+            total += partial[shard, 0, c]
+            product += partial[shard, 1, c]
+        rounded = mean[c] - np.float64(lanes[0, c])
+        product -= rounded * total
+        scale = rstd[c] * weight[c]
+        slope = -scale * rstd[c] * rstd[c] * product / samples
+        lanes[3, c] = slope
+        lanes[4, c] = -scale * total / samples - rounded * slope
+        dweight[c] = product * rstd[c]
+        dbias[c] = total
+    for k in range(3, 5):
+        _repeat(lanes[k], mean.size)
+
+
+@jit
+def _fold(partial, channels):
+    """Add the sums of each channel's lanes up in its first one."""
+    for which in range(2):
+        row = partial[which]
+        for j in range(channels, row.size):
+            row[j % channels] += row[j]
 
 
 @jit(parts=True)
-def _pair_sums_kernel(g, x, center, same, partial, p, parts):
-    shards, lanes = len(partial), center.size
-    groups = x.size // lanes
+def _moments(x, lanes, channels, partial, p, parts):
+    """For each lane and shard the sums of d = x - center and of d * d."""
+    shards, center = len(partial), lanes[0]
+    groups = x.size // center.size
     for shard in range(p * shards // parts, (p + 1) * shards // parts):
-        first, second = partial[shard, 0], partial[shard, 1]
-        for j in range(lanes):
-            first[j] = 0.0
-            second[j] = 0.0
+        total, squares = partial[shard, 0], partial[shard, 1]
+        total[:] = 0.0
+        squares[:] = 0.0
         last = (shard + 1) * groups // shards
-        for i in range(shard * groups // shards, last + (1 if shard == shards - 1 else 0)):
-            row, up = x[i * lanes : (i + 1) * lanes], g[i * lanes : (i + 1) * lanes]  # the last may be short
-            if same:
-                for j in range(row.size):
-                    d = np.float64(row[j]) - center[j]
-                    first[j] += d
-                    second[j] += d * d
-            else:
-                for j in range(row.size):
-                    first[j] += np.float64(up[j])
-                    second[j] += np.float64(up[j]) * (np.float64(row[j]) - center[j])
+        for first in range(shard * groups // shards, last, _ROWS):
+            rows, at = min(_ROWS, last - first), first * center.size
+            for lane in range(0, center.size, STRIP // x.itemsize):
+                add_moments(x, center, total, squares, at + lane, center.size, rows, lane)
+        if shard == shards - 1:
+            rest = x[groups * center.size :]
+            for j in range(rest.size):
+                d = np.float64(rest[j]) - np.float64(center[j])
+                total[j] += d
+                squares[j] += d * d
+        _fold(partial[shard], channels)
 
 
 @jit(parts=True)
-def _affine_of_one(x, center, scale, shift, y, p, parts):
-    """(x - center) * scale + shift, lane by lane."""
-    lanes = center.size
-    groups = (x.size + lanes - 1) // lanes
-    for i in range(p * groups // parts, (p + 1) * groups // parts):
-        row, out = x[i * lanes : (i + 1) * lanes], y[i * lanes : (i + 1) * lanes]
-        for j in range(row.size):
-            out[j] = (row[j] - center[j]) * scale[j] + shift[j]
+def _products(x, g, lanes, channels, floor, partial, p, parts):
+    """For each lane and shard the sums of g and of g * d, where the ReLU, if any, lets the gradient pass."""
+    shards, center, scale, shift = len(partial), lanes[0], lanes[1], lanes[2]
+    groups = x.size // center.size
+    for shard in range(p * shards // parts, (p + 1) * shards // parts):
+        total, product = partial[shard, 0], partial[shard, 1]
+        total[:] = 0.0
+        product[:] = 0.0
+        last = (shard + 1) * groups // shards
+        for first in range(shard * groups // shards, last, _ROWS):
+            rows, at = min(_ROWS, last - first), first * center.size
+            for lane in range(0, center.size, STRIP // x.itemsize):
+                add_products(
+                    x, g, center, scale, shift, total, product, floor, at + lane, center.size, rows, lane
+                )  # fmt: skip
+        if shard == shards - 1:
+            rest, up = x[groups * center.size :], g[groups * center.size :]
+            for j in range(rest.size):
+                d = rest[j] - center[j]
+                value = 0.0 if multiply_add(d, scale[j], shift[j]) <= floor else np.float64(up[j])
+                total[j] += value
+                product[j] += value * np.float64(d)
+        _fold(partial[shard], channels)
 
 
 @jit(parts=True)
-def _affine_of_two(g, x, scale, slope, center, shift, y, p, parts):
-    """g * scale + (x - center) * slope + shift, lane by lane."""
-    lanes = center.size
-    groups = (x.size + lanes - 1) // lanes
-    for i in range(p * groups // parts, (p + 1) * groups // parts):
-        row, up = x[i * lanes : (i + 1) * lanes], g[i * lanes : (i + 1) * lanes]
-        out = y[i * lanes : (i + 1) * lanes]
-        for j in range(row.size):
-            out[j] = up[j] * scale[j] + (row[j] - center[j]) * slope[j] + shift[j]
+def _affine_kernel(x, lanes, floor, y, p, parts):
+    center, scale, shift = lanes[0], lanes[1], lanes[2]
+    groups, block = x.size // center.size, max(1, _BLOCK // center.size)
+    start, last = p * groups // parts, (p + 1) * groups // parts
+    for i in range((last - start + block - 1) // block - 1, -1, -1):  # the sums left the end of x in the cache
+        first = start + i * block
+        rows, at = min(block, last - first), first * center.size
+        for lane in range(0, center.size, STRIP // x.itemsize):
+            store_affine(x, center, scale, shift, y, floor, at + lane, center.size, rows, lane)
+    if p == parts - 1:
+        rest, out = x[groups * center.size :], y[groups * center.size :]
+        for j in range(rest.size):
+            value = multiply_add(rest[j] - center[j], scale[j], shift[j])
+            out[j] = floor if value <= floor else value
+
+
+@jit(parts=True)
+def _affine_grad_kernel(x, g, lanes, floor, dx, p, parts):
+    center, scale, shift, slope, level = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4]
+    groups, block = x.size // center.size, max(1, _BLOCK // center.size)
+    start, last = p * groups // parts, (p + 1) * groups // parts
+    for i in range((last - start + block - 1) // block - 1, -1, -1):  # the sums left the end of x in the cache
+        first = start + i * block
+        rows, at = min(block, last - first), first * center.size
+        for lane in range(0, center.size, STRIP // x.itemsize):
+            store_affine_grad(
+                x, g, center, scale, shift, slope, level, dx, floor, at + lane, center.size, rows, lane
+            )  # fmt: skip
+    if p == parts - 1:
+        rest, up, out = x[groups * center.size :], g[groups * center.size :], dx[groups * center.size :]
+        for j in range(rest.size):
+            d = rest[j] - center[j]
+            value = up[j]
+            if multiply_add(d, scale[j], shift[j]) <= floor:
+                value = x.dtype.type(0)
+            out[j] = multiply_add(value, scale[j], multiply_add(d, slope[j], level[j]))
 
 
 def layer_norm(

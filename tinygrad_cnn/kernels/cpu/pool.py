@@ -25,21 +25,23 @@ _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
 
 def max_pool2d(
-    x: np.ndarray, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out_hw: Pair
+    x: np.ndarray, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out_hw: Pair, relu: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N, C, H, W) -> the maxima (N, C, P, Q), and the winner's row-major position inside its window.
 
-    The first of equals wins, NaN wins over numbers, a padded cell never wins. Positions are uint8, or int32 for
-    windows of more than 256 taps.
+    The first of equals wins, NaN wins over numbers, a padded cell never wins. With relu, the maxima are those of
+    max(x, 0), and where they are 0 nobody wins: the position is the number of taps. Positions are uint8, or int32 for
+    windows of more than 255 taps.
     """
     base = nhwc(x)
     n, h, w, c = base.shape
     y = empty((n, *out_hw, c), x.dtype)
-    index = empty(y.shape, np.uint8 if kernel[0] * kernel[1] <= 256 else np.int32)
+    index = empty(y.shape, np.uint8 if kernel[0] * kernel[1] < 256 else np.int32)
     taps = _taps((h, w), kernel, stride, padding, dilation, out_hw)
     steps = dilation[0] * w * c, dilation[1] * c, kernel[1]
+    floor = x.dtype.type(0 if relu else np.nan), kernel[0] * kernel[1]
     flat = base.reshape(-1), y.reshape(-1), index.reshape(-1)  # 0.2 us each here, 0.1 s each to compile
-    launch(_max_pool, *flat, base.shape, *taps, steps, work=y.size * kernel[0] * kernel[1])
+    launch(_max_pool, *flat, base.shape, *taps, steps, floor, work=y.size * kernel[0] * kernel[1])
     return nchw(y), nchw(index)
 
 
@@ -56,7 +58,7 @@ def _taps(hw: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, o
 
 
 @jit(parts=True)
-def _max_pool(cells, best, winner, shape, vertical, horizontal, steps, p, parts):
+def _max_pool(cells, best, winner, shape, vertical, horizontal, steps, floor, p, parts):
     n, h, w, c = shape
     rows, columns = len(vertical), len(horizontal)
     lanes = _LANES // cells.itemsize
@@ -74,13 +76,14 @@ def _max_pool(cells, best, winner, shape, vertical, horizontal, steps, p, parts)
             taps = last_i - first_i, last_j - first_j, first_i * steps[2] + first_j
             for k in range(0, c, lanes):
                 some = c - k if c - k < lanes else lanes
-                _max_of_window(cells, at + k, steps, taps, best, winner, to + k, some)
+                _max_of_window(cells, at + k, steps, taps, best, winner, to + k, some, floor)
 
 
-def _max_of_window(x, at, steps, taps, best, winner, to, lanes):
+def _max_of_window(x, at, steps, taps, best, winner, to, lanes, floor):
     """The largest of the cells x[at + i * steps[0] + j * steps[1]], i < taps[0], j < taps[1], and its tap.
 
-    Of `lanes` neighbouring channels at once; taps are numbered taps[2] + i * steps[2] + j.
+    Of `lanes` neighbouring channels at once; taps are numbered taps[2] + i * steps[2] + j. Where the largest is not
+    above floor[0], that and floor[1] take their places.
     """
     for k in range(lanes):
         best[to + k], winner[to + k] = x[at + k], taps[2]
@@ -89,69 +92,163 @@ def _max_of_window(x, at, steps, taps, best, winner, to, lanes):
                 value = x[at + i * steps[0] + j * steps[1] + k]
                 if not value <= best[to + k] and best[to + k] == best[to + k]:
                     best[to + k], winner[to + k] = value, taps[2] + i * steps[2] + j
+        if best[to + k] <= floor[0]:
+            best[to + k], winner[to + k] = floor
 
 
-def _max_of_window_typing(typing_context, x, at, steps, taps, best, winner, to, lanes):
-    """The same in registers. As a loop over channels it would be scalar for less than 16 of them: 6 times slower."""
+class _Window:
+    """What the two code generators below share: vectors of channels, and of taps as int32.
+
+    As loops over channels they would be scalar for less than 16 of them: 6 times slower.
+    """
+
+    def __init__(self, context, builder, signature, values, place, lanes):
+        self.context, self.builder, self.kinds, self.values = context, builder, signature.args, values
+        self.scalar, self.place = context.get_data_type(signature.args[0].dtype), context.get_data_type(place.dtype)
+        self.size = context.get_abi_sizeof(self.scalar)
+        self.count = _LANES // self.size
+        self.vector, self.numbers = ir.VectorType(self.scalar, self.count), ir.VectorType(_INT32, self.count)
+        wide = ir.VectorType(_INT64, self.count)
+        self.mask = builder.icmp_signed("<", wide(list(range(self.count))), self.splat(lanes, wide))
+        self.whole = builder.icmp_signed("==", lanes, _INT64(self.count))
+
+    def pointer(self, k, at):
+        kind = self.kinds[k]
+        data = self.context.make_array(kind)(self.context, self.builder, self.values[k]).data
+        return self.builder.gep(data, [at], source_etype=self.context.get_data_type(kind.dtype))
+
+    def splat(self, value, kind):
+        one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), value, _INT32(0))
+        return self.builder.shuffle_vector(one, one, ir.VectorType(_INT32, self.count)([0] * self.count))
+
+    def number(self, value):
+        return self.splat(self.builder.trunc(value, _INT32), self.numbers)
+
+    def masked(self, name, result, *args):
+        kind = ir.FunctionType(result, [arg.type for arg in args])
+        return self.builder.call(
+            cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.masked.{name}.p0"), args
+        )
+
+    def load(self, k, at):
+        zeros, name = self.vector([0.0] * self.count), f"load.v{self.count}f{8 * self.size}"
+        return self.masked(name, self.vector, self.pointer(k, at), _INT32(self.size), self.mask, zeros)
+
+    def store(self, k, at, value):
+        name = f"store.v{self.count}f{8 * self.size}"
+        self.masked(name, ir.VoidType(), value, self.pointer(k, at), _INT32(self.size), self.mask)
+
+    def taps_type(self):
+        return ir.VectorType(self.place, self.count), _INT32(self.place.width // 8)
+
+    def store_taps(self, k, at, taps):
+        kind, size = self.taps_type()
+        taps = self.builder.trunc(taps, kind) if self.place.width < 32 else taps
+        out = self.pointer(k, at)
+        with self.builder.if_else(self.whole) as (whole, some):  # without AVX-512 a masked store of bytes is branches
+            with whole:
+                self.builder.store(taps, self.builder.bitcast(out, kind.as_pointer()), align=size.constant)
+            with some:
+                name = f"store.v{self.count}i{self.place.width}"
+                self.masked(name, ir.VoidType(), taps, out, size, self.mask)
+
+    def load_taps(self, k, at):
+        kind, size = self.taps_type()
+        taps, place = cgutils.alloca_once(self.builder, kind), self.pointer(k, at)
+        with self.builder.if_else(self.whole) as (whole, some):
+            with whole:
+                pointer = self.builder.bitcast(place, kind.as_pointer())
+                self.builder.store(self.builder.load(pointer, align=size.constant), taps)
+            with some:
+                name = f"load.v{self.count}i{self.place.width}"
+                self.builder.store(self.masked(name, kind, place, size, self.mask, kind([0] * self.count)), taps)
+        taps = self.builder.load(taps)
+        return self.builder.zext(taps, self.numbers) if self.place.width < 32 else taps
+
+    def each_tap(self, steps, taps, body):
+        """body(the cell's distance, its number) for each tap; windows of 2 x 2 take half of the time unrolled."""
+        builder = self.builder
+        (row, column, number), (tall, broad, first) = (cgutils.unpack_tuple(builder, v) for v in (steps, taps))
+
+        def visit(i, j):
+            tap = builder.add(first, builder.add(builder.mul(i, number), j))
+            body(builder.add(builder.mul(i, row), builder.mul(j, column)), tap)
+
+        square = builder.and_(*(builder.icmp_signed("==", n, _INT64(2)) for n in (tall, broad)))
+        with builder.if_else(square) as (then, otherwise):
+            with then:
+                for i, j in np.ndindex(2, 2):
+                    visit(_INT64(i), _INT64(j))
+            with otherwise, cgutils.for_range(builder, tall) as i, cgutils.for_range(builder, broad) as j:
+                visit(i.index, j.index)
+
+
+def _max_of_window_typing(typing_context, x, at, steps, taps, best, winner, to, lanes, floor):
+    """The same in registers."""
 
     def codegen(context, builder, signature, values):
-        scalar, place = context.get_data_type(x.dtype), context.get_data_type(winner.dtype)
-        size = context.get_abi_sizeof(scalar)
-        count = _LANES // size
-        vector, numbers = ir.VectorType(scalar, count), ir.VectorType(_INT32, count)
+        _, at, steps, taps, _, _, to, lanes, floor = values
+        window = _Window(context, builder, signature, values, winner, lanes)
+        largest = cgutils.alloca_once_value(builder, window.load(0, at))
+        winners = cgutils.alloca_once_value(builder, window.number(cgutils.unpack_tuple(builder, taps)[2]))
 
-        def pointer(which, kind, at):
-            data = context.make_array(signature.args[which])(context, builder, values[which]).data
-            return builder.gep(data, [at], source_etype=kind)
-
-        def splat(value, kind):
-            one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, _INT32(0))
-            return builder.shuffle_vector(one, one, ir.VectorType(_INT32, count)([0] * count))
-
-        def masked(name, result, *args):
-            kind = ir.FunctionType(result, [arg.type for arg in args])
-            return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.{name}.p0"), args)
-
-        wide = ir.VectorType(_INT64, count)
-        mask = builder.icmp_signed("<", wide(list(range(count))), splat(values[7], wide))
-        (row, column, number), (tall, broad, first) = (cgutils.unpack_tuple(builder, values[k]) for k in (2, 3))
-        number, first = builder.trunc(number, _INT32), builder.trunc(first, _INT32)
-
-        def load(at):
-            zeros = vector([0.0] * count)
-            return masked(f"load.v{count}f{8 * size}", vector, pointer(0, scalar, at), _INT32(size), mask, zeros)
-
-        largest = cgutils.alloca_once_value(builder, load(values[1]))
-        winners = cgutils.alloca_once_value(builder, splat(first, numbers))
-        with cgutils.for_range(builder, tall) as i, cgutils.for_range(builder, broad) as j:
-            at = builder.add(builder.mul(i.index, row), builder.mul(j.index, column))
-            value, most = load(builder.add(values[1], at)), builder.load(largest)
-            tap = builder.add(builder.mul(builder.trunc(i.index, _INT32), number), builder.trunc(j.index, _INT32))
+        def compare(distance, tap):
+            value, most = window.load(0, builder.add(at, distance)), builder.load(largest)
             better = builder.and_(builder.fcmp_unordered(">", value, most), builder.fcmp_ordered("==", most, most))
             builder.store(builder.select(better, value, most), largest)
-            tap = splat(builder.add(first, tap), numbers)
-            builder.store(builder.select(better, tap, builder.load(winners)), winners)
-        out = pointer(4, scalar, values[6])
-        masked(f"store.v{count}f{8 * size}", ir.VoidType(), builder.load(largest), out, _INT32(size), mask)
-        chosen = builder.load(winners)
-        if place.width < 32:
-            chosen = builder.trunc(chosen, ir.VectorType(place, count))
-        out = pointer(5, place, values[6])
-        whole = builder.icmp_signed("==", values[7], _INT64(count))
-        with builder.if_else(whole) as (all_lanes, some):  # without AVX-512 a masked store of bytes is a branch each
-            with all_lanes:
-                builder.store(chosen, builder.bitcast(out, chosen.type.as_pointer()), align=place.width // 8)
-            with some:
-                size_of_place = _INT32(place.width // 8)
-                masked(f"store.v{count}i{place.width}", ir.VoidType(), chosen, out, size_of_place, mask)
+            builder.store(builder.select(better, window.number(tap), builder.load(winners)), winners)
+
+        window.each_tap(steps, taps, compare)
+        least, nobody = cgutils.unpack_tuple(builder, floor)
+        least, most = window.splat(least, window.vector), builder.load(largest)
+        below = builder.fcmp_ordered("<=", most, least)
+        window.store(4, to, builder.select(below, least, most))
+        window.store_taps(5, to, builder.select(below, window.number(nobody), builder.load(winners)))
         return context.get_dummy_value()
 
     integers = types.UniTuple(types.int64, 3)
-    return types.void(x, types.int64, integers, integers, best, winner, types.int64, types.int64), codegen
+    floors = types.Tuple((x.dtype, types.int64))
+    return types.void(x, types.int64, integers, integers, best, winner, types.int64, types.int64, floors), codegen
+
+
+def _give_to_winners(g, winner, at, dx, to, steps, taps, lanes, add):
+    """The reverse: each cell of a window gets g where its tap won, else 0, which is added to it or written."""
+    for k in range(lanes):
+        for i in range(taps[0]):
+            for j in range(taps[1]):
+                cell = to + i * steps[0] + j * steps[1] + k
+                value = g[at + k] if winner[at + k] == taps[2] + i * steps[2] + j else 0
+                dx[cell] = dx[cell] + value if add else value
+
+
+def _give_to_winners_typing(typing_context, g, winner, at, dx, to, steps, taps, lanes, add):
+    """The same in registers."""
+
+    def codegen(context, builder, signature, values):
+        _, _, at, _, to, steps, taps, lanes, add = values
+        window = _Window(context, builder, signature, values, winner, lanes)
+        value, winners, zeros = window.load(0, at), window.load_taps(1, at), window.vector([0.0] * window.count)
+        share = cgutils.alloca_once(builder, window.vector)
+
+        def give(distance, tap):
+            cell = builder.add(to, distance)
+            won = builder.icmp_signed("==", winners, window.number(tap))
+            builder.store(builder.select(won, value, zeros), share)
+            with builder.if_then(builder.trunc(add, ir.IntType(1))):  # loads of what was just stored make it wait
+                builder.store(builder.fadd(builder.load(share), window.load(3, cell)), share)
+            window.store(3, cell, builder.load(share))
+
+        window.each_tap(steps, taps, give)
+        return context.get_dummy_value()
+
+    integers = types.UniTuple(types.int64, 3)
+    int64 = types.int64
+    return types.void(g, winner, int64, dx, int64, integers, integers, int64, int64), codegen
 
 
 if not numba.config.DISABLE_JIT:
     _max_of_window = intrinsic(_max_of_window_typing)
+    _give_to_winners = intrinsic(_give_to_winners_typing)
 
 
 def max_pool2d_scatter(
@@ -166,51 +263,48 @@ def max_pool2d_scatter(
     """(N, C, P, Q) -> (N, C, H, W): each value goes to the cell that won its window; the gradient of max_pool2d."""
     base, index = nhwc(g), nhwc(index)
     n, _, _, c = base.shape
-    dx = empty((n, *input_hw, c), g.dtype)
-    overlap = (kernel[0] - 1) * dilation[0] + 1 > stride[0]
-    taps = _tap_offsets(kernel, dilation, input_hw[1] * c, c)
-    windows = _taps(input_hw, kernel, stride, padding, dilation, base.shape[1:3])
+    h, w = input_hw
+    dx = empty((n, h, w, c), g.dtype)
+    overlap = any((k - 1) * d + 1 > s for k, d, s in zip(kernel, dilation, stride, strict=True))
+    out_hw = base.shape[1:3]
+    tiled = kernel == stride and (h, w) == (kernel[0] * out_hw[0], kernel[1] * out_hw[1])
+    windows = _taps(input_hw, kernel, stride, padding, dilation, out_hw)
+    steps = dilation[0] * w * c, dilation[1] * c, kernel[1]
+    how = stride[0], padding[0], overlap, not tiled
     flat = base.reshape(-1), index.reshape(-1), dx.reshape(-1)
-    launch(_max_scatter, *flat, dx.shape, taps, *windows, *stride, *padding, overlap, work=dx.size + 2 * base.size)
+    launch(_max_scatter, *flat, dx.shape, *windows, steps, how, work=dx.size + 2 * base.size)
     return nchw(dx)
 
 
-@lru_cache(maxsize=1024)
-def _tap_offsets(kernel: Pair, dilation: Pair, row: int, channels: int) -> np.ndarray:
-    """Where the taps of a window lie in memory, from its first one."""
-    i, j = np.arange(kernel[0]), np.arange(kernel[1])
-    return (i[:, None] * dilation[0] * row + j * dilation[1] * channels).reshape(-1)
-
-
 @jit(parts=True)
-def _max_scatter(g, index, dx, shape, taps, vertical, horizontal, sh, sw, ph, pw, overlap, p, parts):
-    """A task owns the input rows between the windows of one output row and the next, or an image if they overlap.
-
-    Asking from each input row which windows chose its cells is vector code and still no faster: 0.3 ms against 0.4
-    at 64 channels, 2 against 0.13 at 6.
-    """
+def _max_scatter(g, index, dx, shape, vertical, horizontal, steps, how, p, parts):
+    """A task owns the input rows between the windows of one output row and the next, or an image if they overlap."""
     n, h, w, c = shape
+    stride, padding, overlap, fill = how
     rows, columns = len(vertical), len(horizontal)
+    lanes = _LANES // g.itemsize
     bands = 1 if overlap else rows
     for task in range(p * n * bands // parts, (p + 1) * n * bands // parts):
         image = task // bands
         first = task - image * bands
-        top = 0 if first == 0 else first * sh - ph  # not negative: windows apart have ph <= kh / 2 < sh
-        bottom = h if first == bands - 1 else (first + 1) * sh - ph
-        band = dx[(image * h + top) * w * c : (image * h + bottom) * w * c]
-        for k in range(band.size):
-            band[k] = 0
+        if fill:
+            top = 0 if first == 0 else first * stride - padding  # windows apart have padding <= kernel / 2 < stride
+            bottom = h if first == bands - 1 else (first + 1) * stride - padding
+            band = dx[(image * h + top) * w * c : (image * h + bottom) * w * c]
+            for k in range(band.size):
+                band[k] = 0
         for row in range(first, rows if overlap else first + 1):
-            if vertical[row, 0] >= vertical[row, 1]:
-                continue  # all is padding: nothing won
+            first_i, last_i, top = vertical[row]
             for column in range(columns):
-                if horizontal[column, 0] >= horizontal[column, 1]:
-                    continue
+                first_j, last_j, left = horizontal[column]
+                if first_i >= last_i or first_j >= last_j:
+                    continue  # all is padding: nothing won
+                taps = last_i - first_i, last_j - first_j, first_i * steps[2] + first_j
                 at = ((image * rows + row) * columns + column) * c
-                values, winner = g[at : at + c], index[at : at + c]
-                to = ((image * h + row * sh - ph) * w + column * sw - pw) * c
-                for k in range(c):
-                    dx[np.uint64(to + taps[winner[k]] + k)] += values[k]
+                to = ((image * h + top) * w + left) * c
+                for k in range(0, c, lanes):
+                    some = c - k if c - k < lanes else lanes
+                    _give_to_winners(g, index, at + k, dx, to + k, steps, taps, some, overlap)
 
 
 def max_pool2d_gather(
