@@ -29,11 +29,6 @@ def run_transpose(rows, columns, source, target, lanes):  # type: ignore[no-unty
     simd.transpose(rows, columns, source, 0, columns, target, 0, rows, lanes)
 
 
-@jit
-def run_dot(a, b, n):  # type: ignore[no-untyped-def]
-    return simd.dot(a, 0, b, 0, n)
-
-
 def naive_tile(kind: int, rows: int, columns: int, plan: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     n1, n2, n3, a1, a2, ak, ar, b1, b2, bk = (int(v) for v in plan[:10])
     taps = simd.taps(kind)
@@ -84,12 +79,23 @@ def test_transpose(rows: int, columns: int, dtype: str) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(0, 300), st.sampled_from("fd"))
-def test_dot(n: int, dtype: str) -> None:
-    a, b = np.random.default_rng(n).standard_normal((2, n + 1)).astype(dtype)
-    a[n] = b[n] = np.nan  # beyond the end
-    exact = float(np.dot(a[:n].astype(np.float64), b[:n].astype(np.float64)))
-    assert abs(run_dot(a, b, n) - exact) <= 20 * np.finfo(dtype).eps * (1 + np.abs(a[:n] * b[:n]).sum())
+@given(st.integers(1, 300), st.sampled_from("fd"), st.integers(1, 2), st.data())
+def test_a_tile_of_dot_products(k: int, dtype: str, rows: int, data: st.DataObject) -> None:
+    columns = data.draw(st.integers(1, simd.max_columns(dtype)), "columns")
+    start = data.draw(st.sampled_from([simd.ZERO, simd.BIAS]), "start")
+    lanes, gap = simd.lanes(dtype), data.draw(st.integers(0, 3), "gap")
+    a, b = (np.random.default_rng(k + n).standard_normal((n, k + gap)).astype(dtype) for n in (rows, columns))
+    a[:, k:] = b[:, k:] = np.nan  # beyond the end
+    bias, c = np.arange(columns).astype(dtype), np.full((rows, columns + gap), -1, dtype)
+    plan = np.zeros(simd.TILE_ARGS, np.int64)
+    plan[simd.N3], plan[simd.AR], plan[simd.BK] = (k - 1) // lanes, k + gap, k + gap
+    plan[simd.LDC], plan[simd.START] = columns + gap, start
+    address = simd.tile_address(dtype, simd.DOT, columns, rows)
+    run(address, plan, a.reshape(-1), b.reshape(-1), c.reshape(-1), bias, k - (k - 1) // lanes * lanes)
+    exact = a[:, :k].astype(np.float64) @ b[:, :k].astype(np.float64).T + (bias if start == simd.BIAS else 0)
+    bound = 20 * np.finfo(dtype).eps * (1 + np.abs(a[:, :k]) @ np.abs(b[:, :k]).T + bias)
+    assert (np.abs(c[:, :columns] - exact) <= bound).all()
+    assert (c[:, columns:] == -1).all()
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86 assembly")

@@ -10,7 +10,7 @@ from .. import reference
 from ..compile import jit
 from . import contract, memory, simd
 from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
-from .simd import AK, AR, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, copy, dot, transpose
+from .simd import AK, AR, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, copy, transpose
 
 #: Rows that a column sum adds one after another; more are summed in blocks, which keeps the error small.
 SUM_ROWS = 128
@@ -24,6 +24,8 @@ BLOCK_ROWS = 112
 JOBS = 8
 #: Up to that many rows, a B whose columns are contiguous (a Linear layer's weights) is not packed: dot products.
 DOT_ROWS = 4
+#: Bytes of a B that is not packed either: it stays in the L1 cache as it is.
+SMALL_B = 16 << 10
 #: Rows of A packed lie this much further apart than they are long: at 4 KiB they would share one set of the L1 cache.
 SKEW = 16
 
@@ -103,13 +105,13 @@ def _product(
     itemsize, lanes = np.dtype(char).itemsize, simd.lanes(char)
     a_batch, a_row, a_depth = ([0] + [stride // itemsize for stride in a_strides])[-3:]
     b_batch, b_depth, b_column = ([0] + [stride // itemsize for stride in b_strides])[-3:]
-    if batch == 1 and m <= DOT_ROWS and a_depth == b_depth == 1 and b_column != 1:
-        return contract.Work(_dots, np.array([m, n, k, a_row, b_column, biased], np.int64), 0, m * n * k)
+    if batch == 1 and (m <= DOT_ROWS or n <= simd.max_columns(char)) and a_depth == b_depth == 1 and b_column != 1:
+        return _dot_products(char, m, n, k, a_row, b_column, biased)
     blocks, depths = -(-m // BLOCK_ROWS), -(-k // DEPTH)
     rows, deepest = -(-m // blocks), -(-k // depths)
     widths = contract.panel_widths(char, simd.OUTER, rows, n)
     groups = min(len(widths), -(-JOBS // (batch * blocks)))
-    pack_b = b_column != 1 or rows >= 28
+    pack_b = b_column != 1 or (rows >= 28 and deepest * n * itemsize > SMALL_B)
     pack_a = 0
     if len(widths) >= 4 * groups and deepest > 64:
         pack_a = ROWS_PACKED if a_depth == 1 else DEPTHS_PACKED if a_row == 1 else 0
@@ -137,14 +139,41 @@ def _product(
     return contract.Work(_multiply_blocks, plan, head[M_SCRATCH], batch * m * n * k)
 
 
+# fmt: off
+(D_ROWS, D_PAIRS, D_PANELS, D_TAIL, D_TILE) = range(5)
+# fmt: on
+D_HEADER = D_TILE + TILE_ARGS
+D_ONE, D_TWO, D_COLUMN, D_PANEL = range(4)  # the tiles of one and two rows, and the first column
+
+
+def _dot_products(char: str, m: int, n: int, k: int, a_row: int, b_column: int, biased: bool) -> contract.Work:
+    """C (m, n) where the rows of A and the columns of B are contiguous: two rows by up to 10 columns at a time."""
+    lanes, most = simd.lanes(char), simd.max_columns(char)
+    tile = [0] * TILE_ARGS
+    tile[N3], tile[AR], tile[BK], tile[LDC] = (k - 1) // lanes, a_row, b_column, n
+    tile[START] = simd.BIAS if biased else simd.ZERO
+    count = -(-n // most)
+    panels = []
+    for p in range(count):
+        first, end = n * p // count, n * (p + 1) // count
+        panels += [simd.tile_address(char, simd.DOT, end - first, rows) for rows in (1, 2)] + [first]
+    head = [m, -(-m // 2), count, k - tile[N3] * lanes]
+    return contract.Work(_dots, np.array(head + tile + panels, np.int64), 0, m * n * k)
+
+
 @jit(parts=True)
 def _dots(plan, a, b, c, bias, scratch, part, parts):  # type: ignore[no-untyped-def]
-    """Body: this part's share of the columns of C, where B's columns are contiguous."""
-    m, n, k, a_row, b_column = plan[0], plan[1], plan[2], plan[3], plan[4]
-    for column in range(n * part // parts, n * (part + 1) // parts):
-        start = bias[column] if plan[5] else c.dtype.type(0)
-        for row in range(m):
-            c[row * n + column] = start + dot(a, row * a_row, b, column * b_column, k)
+    """Body: this part's share of the (panel of columns, pair of rows) tasks."""
+    pairs = plan[D_PAIRS]
+    tasks = plan[D_PANELS] * pairs
+    for task in range(tasks * part // parts, tasks * (part + 1) // parts):
+        panel, row = D_HEADER + task // pairs * D_PANEL, task % pairs * 2
+        column = plan[panel + D_COLUMN]
+        call_tile(
+            plan[panel + D_TWO] if row + 1 < plan[D_ROWS] else plan[panel + D_ONE],
+            plan, D_TILE, a, row * plan[D_TILE + AR], b, column * plan[D_TILE + BK],
+            c, row * plan[D_TILE + LDC] + column, bias, column, plan[D_TAIL],
+        )  # fmt: skip
 
 
 @jit(parts=True)

@@ -37,6 +37,9 @@ ZERO, BIAS, LOAD = range(3)
 TAPS = (1, 3, 5)
 #: Kinds of tiles: twice the place in TAPS, plus one for lanewise.
 OUTER, LANEWISE, KINDS = 0, 1, range(2 * len(TAPS))
+#: A tile of dot products: c[r, j] = bias[j] + sum over k of A[r*ar + k] * B[j*bk + k], k < n3*lanes + lanes in the last
+#: vector; `vectors` is its number of columns j. For few columns, of which an outer product would fill few lanes.
+DOT = 2 * len(TAPS)
 
 INT64, INT32, BYTE, POINTER = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.PointerType()
 _TILE_TYPE = ir.FunctionType(ir.VoidType(), [POINTER] * 5 + [INT64])
@@ -72,7 +75,7 @@ def lanes(dtype: Any) -> int:
 
 def taps(kind: int) -> int:
     """How many taps slide over the rows of a tile of this kind."""
-    return TAPS[kind // 2]
+    return 1 if kind == DOT else TAPS[kind // 2]
 
 
 def is_lanewise(kind: int) -> bool:
@@ -84,6 +87,8 @@ def max_rows(vectors: int, kind: int = OUTER) -> int:
 
     Without AVX-512 a mask takes a register as well, and LLVM wants one or two more for all but the plain tile.
     """
+    if kind == DOT:
+        return 2
     spare = 1 if host().registers == 32 else {OUTER: 2, LANEWISE: 4}.get(kind, 3)
     spare += vectors - 1 if is_lanewise(kind) and taps(kind) > 1 else 0
     rows = (host().registers - spare - taps(kind) * vectors) // vectors
@@ -95,6 +100,11 @@ def max_vectors(kind: int = OUTER) -> int:
     if taps(kind) > 1:
         return 2 if host().registers == 32 else 1
     return 4 if host().registers == 32 else 3
+
+
+def max_columns(dtype: Any) -> int:
+    """Columns of the widest tile of dot products: two rows of sums in registers, and one in the lanes of a vector."""
+    return min(lanes(dtype), 10 if host().registers == 32 else 5)
 
 
 def tile_address(dtype: Any, kind: int, vectors: int, rows: int) -> int:
@@ -162,6 +172,9 @@ class _Tile:
             self.builder.load(self.at(plan, _int(i), INT64), typ=INT64) for i in range(TILE_ARGS)
         ]  # loaded once: a store to C may not change them
         self.mask = self.below(lanes)
+        if self.kind == DOT:
+            self.dots()
+            return
         if host().masks:
             self.body()
             return
@@ -220,6 +233,75 @@ class _Tile:
             c = self.at(c, arg[LDC])
         if host().masks:
             builder.ret_void()
+
+    def dots(self) -> None:
+        """The body of a tile of dot products: the last, masked vectors first, then the whole ones."""
+        _, a, b, c, bias, _ = self.function.args
+        arg, builder, columns = self.args, self.builder, self.vectors
+        whole = builder.mul(arg[N3], _int(self.lanes))
+
+        def products(a: Any, b: Any, sums: list[Any], load: Any) -> list[Any]:
+            right = [load(pointer) for pointer in self.spaced(b, arg[BK], columns)]
+            left = [load(pointer) for pointer in self.spaced(a, arg[AR], self.rows)]
+            pairs = [(x, y) for x in left for y in right]
+            return [self.multiply_add(x, y, acc) for (x, y), acc in zip(pairs, sums, strict=True)]
+
+        sums = [self.zero() for _ in range(self.rows * columns)]
+        sums = products(self.at(a, whole), self.at(b, whole), sums, lambda pointer: self.load(pointer, 0, 1))
+        self.mask = None
+
+        def body(values: list[Any]) -> list[Any]:
+            a, b, *sums = values
+            sums = products(self.opaque(a), self.opaque(b), sums, lambda pointer: self.load(pointer, 0, 1))
+            return [self.at(a, _int(self.lanes)), self.at(b, _int(self.lanes)), *sums]
+
+        before = builder.block
+        with builder.if_then(builder.icmp_signed("!=", arg[N3], _int(0))):
+            looped = self.loop(arg[N3], body, [a, b, *sums])[2:]
+            after = builder.block
+        merged = []
+        for first, last in zip(sums, looped, strict=True):
+            phi = builder.phi(self.vector)
+            phi.add_incoming(first, before)
+            phi.add_incoming(last, after)
+            merged.append(phi)
+        self.mask = self.bits([n < columns for n in range(self.lanes)])
+        biased = builder.icmp_signed("==", arg[START], _int(BIAS))
+        with builder.if_else(biased) as (then, otherwise):
+            with then:
+                loaded, from_bias = self.load(bias, 0, 1), builder.block
+            with otherwise:
+                from_zero = builder.block
+        start = builder.phi(self.vector)
+        start.add_incoming(loaded, from_bias)
+        start.add_incoming(self.zero(), from_zero)
+        for r in range(self.rows):
+            row = self.lane_sums(merged[r * columns : (r + 1) * columns])
+            self.store(builder.fadd(start, row), c, 0, 1)
+            c = self.at(c, arg[LDC])
+        builder.ret_void()
+
+    def spaced(self, base: Any, step: Any, count: int) -> list[Any]:
+        """base + i*step elements for i < count."""
+        step = self.builder.mul(step, _int(self.align))
+        return [self.at(base, self.builder.mul(step, _int(i)), BYTE) if i else base for i in range(count)]
+
+    def lane_sums(self, vectors: list[Any]) -> Any:
+        """A vector of the sums of the lanes of each of up to `lanes` vectors, by a tree of exchanges."""
+        vectors = [*vectors, *[self.zero()] * (self.lanes - len(vectors))]
+        step, index = 1, ir.VectorType(INT32, self.lanes)
+        while step < self.lanes:
+            low = [n if not n & step else self.lanes + n - step for n in range(self.lanes)]
+            high = [n + step if not n & step else self.lanes + n for n in range(self.lanes)]
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            vectors = [
+                self.builder.fadd(
+                    self.builder.shuffle_vector(a, b, index(low)), self.builder.shuffle_vector(a, b, index(high))
+                )
+                for a, b in pairs
+            ]
+            step *= 2
+        return vectors[0]
 
     def start(self, c: Any, bias: Any) -> list[Any]:
         """The accumulators' first values, as START says."""
@@ -292,16 +374,16 @@ class _Tile:
             return [self.load(pointer, v) for v in range(self.vectors)]
         return [self.splat(self.builder.load(pointer, typ=self.scalar))] * self.vectors
 
-    def load(self, pointer: Any, v: int) -> Any:
+    def load(self, pointer: Any, v: int, vectors: int = 0) -> Any:
         pointer = self.at(pointer, _int(v * self.lanes))
-        if self.mask is None or v < self.vectors - 1:
+        if self.mask is None or v < (vectors or self.vectors) - 1:
             return self.builder.load(pointer, typ=self.vector, align=self.align)
         function = self.declare("masked.load", ".p0", self.vector, [POINTER, INT32, self.bits, self.vector])
         return self.builder.call(function, [pointer, INT32(self.align), self.mask, self.zero()])
 
-    def store(self, value: Any, pointer: Any, v: int) -> None:
+    def store(self, value: Any, pointer: Any, v: int, vectors: int = 0) -> None:
         pointer = self.at(pointer, _int(v * self.lanes))
-        if self.mask is None or v < self.vectors - 1:
+        if self.mask is None or v < (vectors or self.vectors) - 1:
             self.builder.store(value, pointer, align=self.align)
             return
         function = self.declare("masked.store", ".p0", ir.VoidType(), [self.vector, POINTER, INT32, self.bits])
@@ -393,62 +475,6 @@ def clear(typingctx: Any, target: Any, target_at: Any, count: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(target, types.int64, types.int64), codegen
-
-
-@intrinsic
-def dot(typingctx: Any, a: Any, a_at: Any, b: Any, b_at: Any, count: Any) -> Any:
-    """The sum of the products of `count` elements of two 1-D arrays, from offsets, in four vectors of sums."""
-
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        scalar = context.get_data_type(a.dtype)
-        align = context.get_abi_sizeof(scalar)
-        lanes = host().vector_bytes // align
-        vector, bits = ir.VectorType(scalar, lanes), ir.VectorType(ir.IntType(1), lanes)
-        suffix = f"v{lanes}f{8 * align}"
-        left = _pointer(context, builder, signature.args[0], values[0], values[1])
-        right = _pointer(context, builder, signature.args[2], values[2], values[3])
-        sums = [cgutils.alloca_once_value(builder, vector([0.0] * lanes)) for _ in range(4)]
-
-        def declare(name: str, result: Any, args: list[Any]) -> Any:
-            return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, args), f"llvm.{name}")
-
-        def add(which: int, at: Any, load: Any) -> None:
-            x, y = (load(builder.gep(p, [at], source_etype=scalar)) for p in (left, right))
-            fma = declare(f"{'fma' if host().fma else 'fmuladd'}.{suffix}", vector, [vector] * 3)
-            builder.store(builder.call(fma, [x, y, builder.load(sums[which])]), sums[which])
-
-        def whole(pointer: Any) -> Any:
-            return builder.load(pointer, typ=vector, align=align)
-
-        four = builder.udiv(values[4], INT64(4 * lanes))
-        with cgutils.for_range(builder, four) as loop:
-            for i in range(4):
-                at = builder.add(builder.mul(loop.index, INT64(4 * lanes)), INT64(i * lanes))
-                add(i, at, whole)
-        done = builder.mul(four, INT64(4))
-        ones = builder.udiv(values[4], INT64(lanes))
-        with cgutils.for_range(builder, builder.sub(ones, done)) as loop:
-            add(0, builder.mul(builder.add(done, loop.index), INT64(lanes)), whole)
-        at = builder.mul(ones, INT64(lanes))
-        left_over = builder.sub(values[4], at)
-        with builder.if_then(builder.icmp_unsigned("!=", left_over, INT64(0))):
-            index = ir.VectorType(INT64, lanes)
-            spread = builder.insert_element(ir.Constant(index, ir.Undefined), left_over, INT32(0))
-            zeros = ir.VectorType(INT32, lanes)([0] * lanes)
-            spread = builder.shuffle_vector(spread, ir.Constant(index, ir.Undefined), zeros)
-            mask = builder.icmp_unsigned("<", index(list(range(lanes))), spread)
-            masked = declare(f"masked.load.{suffix}.p0", vector, [POINTER, INT32, bits, vector])
-            add(1, at, lambda pointer: builder.call(masked, [pointer, INT32(align), mask, vector([0.0] * lanes)]))
-        a0, a1, a2, a3 = (builder.load(place) for place in sums)
-        total = builder.fadd(builder.fadd(a0, a1), builder.fadd(a2, a3))
-        half = lanes
-        while half > 1:  # the sum of the lanes, in a fixed order
-            half //= 2
-            order = ir.VectorType(INT32, lanes)([(i + half) % lanes for i in range(lanes)])
-            total = builder.fadd(total, builder.shuffle_vector(total, total, order))
-        return builder.extract_element(total, INT32(0))
-
-    return a.dtype(a, types.int64, b, types.int64, types.int64), codegen
 
 
 @intrinsic
