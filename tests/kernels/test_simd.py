@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
 import platform
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -16,6 +20,7 @@ from numba import types
 from tinygrad_cnn.kernels import jit
 from tinygrad_cnn.kernels.cpu import simd
 
+ROOT = Path(__file__).parents[2]
 WIDTHS = [(kind, vectors) for kind in simd.KINDS for vectors in range(1, simd.max_vectors(kind) + 1)]
 
 
@@ -98,30 +103,64 @@ def test_a_tile_of_dot_products(k: int, dtype: str, rows: int, data: st.DataObje
     assert (c[:, columns:] == -1).all()
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86 assembly")
-@pytest.mark.skipif(not simd.host().fma, reason="the processor has no fused multiply-add")
-@pytest.mark.parametrize(("kind", "vectors"), WIDTHS)
-def test_inner_loops_hold_vector_multiply_adds_and_nothing_spills(kind: int, vectors: int) -> None:
+#: Processors to generate code for, on any x86, by Numba's settings.
+PROCESSORS = {
+    "AVX-512": {"NUMBA_CPU_NAME": "skylake-avx512", "NUMBA_CPU_FEATURES": "+avx512f,+avx512vl,+avx512dq,+avx2,+fma"},
+    "AVX2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma"},
+    "SSE2": {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2"},
+}
+CHECK = """
+from tests.kernels import test_simd
+for kind in test_simd.CODE_KINDS:
+    test_simd.check_code(kind)
+print(test_simd.simd.host().vector_bytes)
+"""
+CODE_KINDS = [simd.OUTER, simd.LANEWISE, 2 * simd.TAPS.index(3), simd.DOT]
+
+on_x86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86 assembly")
+
+
+@on_x86
+def test_inner_loops_hold_vector_multiply_adds_and_nothing_spills() -> None:
     """An upgrade of LLVM that spills accumulators or scalarises the loop would cost up to 30 times the speed."""
-    signature = (types.UniTuple(types.float32, vectors), types.UniTuple(types.int64, kind + 1))
-    fresh = numba.njit(simd._tiles.py_func)  # what comes from the cache cannot be inspected
-    fresh.compile(signature)
-    assembly = fresh.inspect_asm(signature)
-    for rows in range(1, simd.max_rows(vectors, kind) + 1):
-        name = simd._tile_name(types.float32, kind, vectors, rows)
-        loop = inner_loop(assembly, name)
-        wanted = rows * vectors * simd.taps(kind)
-        packed = [line for line in loop if re.match(r"vfn?m\w*ps\b", line)]
-        assert len(packed) == wanted, (name, len(packed), wanted)
-        assert not [line for line in loop if re.match(r"vfn?m\w*ss\b", line)], name
-        assert not [line for line in loop if "(%rsp" in line], name
+    for kind in [*simd.KINDS, simd.DOT]:
+        check_code(kind)
 
 
-def inner_loop(assembly: str, function: str) -> list[str]:
+@on_x86
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_inner_loops_on_other_processors(processor: str) -> None:
+    environment = os.environ | PROCESSORS[processor] | {"NUMBA_CACHE_DIR": "", "TINYGRAD_CNN_CACHE_DIR": ""}
+    done = subprocess.run([sys.executable, "-c", CHECK], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == {"AVX-512": 64, "AVX2": 32, "SSE2": 16}[processor]
+
+
+def check_code(kind: int) -> None:
+    """In the inner loops of a kind's widest tiles: a vector multiply-add for each sum, no scalar ones, no spills."""
+    vectors = simd.max_columns(np.float32) if kind == simd.DOT else simd.max_vectors(kind)
+    multiply, fused = (r"vfn?m\w*", True) if simd.host().fma else (r"v?mul", False)
+    for width in {1, vectors}:
+        signature = (types.UniTuple(types.float32, width), types.UniTuple(types.int64, kind + 1))
+        fresh = numba.njit(simd._tiles.py_func)  # what comes from the cache cannot be inspected
+        fresh.compile(signature)
+        assembly = fresh.inspect_asm(signature)
+        for rows in range(1, simd.max_rows(width, kind) + 1):
+            name = simd._tile_name(types.float32, kind, width, rows)
+            loop = inner_loop(assembly, name, multiply)
+            wanted = rows * width * simd.taps(kind)
+            packed = [line for line in loop if re.match(rf"{multiply}ps\b", line)]
+            assert len(packed) == wanted, (name, len(packed), wanted)
+            assert not [line for line in loop if re.match(rf"{multiply}ss\b", line)], name
+            assert fused == (not [line for line in loop if re.match(r"v?addps\b", line)]), name
+            assert not [line for line in loop if re.search(r"%[xyz]mm.*\(%rsp|\(%rsp.*%[xyz]mm", line)], name
+
+
+def inner_loop(assembly: str, function: str, multiply: str) -> list[str]:
     """The instructions of the basic block with the most multiply-adds, up to its jump back."""
     body = assembly[assembly.index(f"\n{function}:") :]
     body = body[: body.index(".size") if ".size" in body else len(body)]
     blocks = re.split(r"\n\.?L\w+:.*\n", body)
     lines = [[line.strip() for line in block.splitlines() if line.strip()] for block in blocks]
     lines = [list(itertools.takewhile(lambda line: not line.startswith("j"), block)) for block in lines]
-    return max(lines, key=lambda block: sum(line.startswith("vfm") for line in block))
+    return max(lines, key=lambda block: sum(bool(re.match(rf"{multiply}ps", line)) for line in block))

@@ -300,3 +300,15 @@ def test_a_weight_that_is_no_tensor_is_named(weight: Any) -> None:
     for convolve in (F.conv2d, F.conv_transpose2d):
         with pytest.raises(TypeError, match="expects a Tensor as weight"):
             convolve(tg.ones(1, 2, 4, 4), weight)
+
+
+@pytest.mark.parametrize("options", [{"padding": 10**12}, {"padding": 10**12, "stride": 10**12}])
+def test_a_padding_by_mistake_is_refused_at_once(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"padded input.*16777216 pixels a side.*2000000000008 x 2000000000008"):
+        F.conv2d(tg.ones(1, 1, 8, 8), tg.ones(1, 1, 3, 3), **options)
+
+
+@pytest.mark.parametrize("options", [{"stride": 10**12}, {"stride": 10**12, "padding": 3 * 10**12}])
+def test_a_stride_by_mistake_is_refused_at_once(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"output.*16777216 pixels a side"):
+        F.conv_transpose2d(tg.ones(1, 1, 8, 8), tg.ones(1, 1, 3, 3), **options)

@@ -20,6 +20,9 @@ from ..op import op
 from .arguments import check_floats, check_tensors, hashable, integer, pair
 from .shape import pad
 
+#: Pixels of a side, padding included, beyond which a size is taken for a mistake instead of being waited for.
+LONGEST_SIDE = 1 << 24
+
 
 @op
 def _conv2d(input: Any, weight: Any, bias: Any, spec: Conv2dSpec) -> Any:
@@ -185,7 +188,17 @@ def _conv_spec(
         spec.output_hw(x[-2:], w[2:])  # type: ignore[arg-type]
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+    top, bottom, left, right = spec.padding
+    _check_sides(name, "a padded input", (x[-2] + top + bottom, x[-1] + left + right))
     return spec
+
+
+def _check_sides(name: str, what: str, sides: tuple[int, ...]) -> None:
+    if max(sides) > LONGEST_SIDE:
+        raise ValueError(
+            f"{name} expects {what} of at most {LONGEST_SIDE} pixels a side, got {sides[0]} x {sides[1]}: "
+            f"check padding and stride"
+        )
 
 
 def _check_ranks(name: str, x: tuple[int, ...], w: tuple[int, ...], meaning: str) -> None:
@@ -270,6 +283,7 @@ def _transpose_plan(
             f"kernel {w[2:]} "
             f"and padding {pads}; use less padding or more output_padding"
         )
+    _check_sides(name, "an output", (sizes[0] + 2 * pads[0], sizes[1] + 2 * pads[1]))
     # Output padding takes back padding at the bottom and right; what exceeds it lies beyond every window.
     beyond = [min(max(e - p, 0), size) for e, p, size in zip(extra, pads, sizes, strict=True)]
     bottom, right = max(pads[0] - extra[0], 0), max(pads[1] - extra[1], 0)

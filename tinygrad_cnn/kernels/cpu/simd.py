@@ -13,6 +13,7 @@ A tile is compiled once as a C function; kernels call it by its address, which t
 
 from __future__ import annotations
 
+import platform
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -63,7 +64,7 @@ def host() -> Host:
         return Host(64, 32, fma=True, masks=True)
     if "avx2" in features:
         return Host(32, 16, fma="fma" in features, masks=True)
-    if "sse2" in features:
+    if "sse2" in features or platform.machine() in ("x86_64", "AMD64"):  # every one has it, named or not
         return Host(16, 16, fma="fma" in features, masks=False)
     return Host(16, 32, fma=True, masks=False)
 
