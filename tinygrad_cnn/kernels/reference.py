@@ -75,6 +75,11 @@ def linear(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     return y if bias is None else y + bias
 
 
+def relu(x: np.ndarray) -> np.ndarray:
+    """max(x, 0); NaN stays NaN."""
+    return np.where(x <= 0, x.dtype.type(0), x)
+
+
 def _pad(x: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
     top, bottom, left, right = spec.padding
     return np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))

@@ -18,6 +18,7 @@ from ..kernels import on
 from ..kernels.spec import Conv2dSpec
 from ..op import op
 from .arguments import check_floats, check_tensors, hashable, integer, pair
+from .elementwise import _relu_grad
 from .shape import pad
 
 #: Pixels of a side, padding included, beyond which a size is taken for a mistake instead of being waited for.
@@ -65,6 +66,30 @@ def _conv2d_grads(g: Any, wanted: Any, input: Any, weight: Any, input_shape: Any
     )
 
 
+@op
+def _conv2d_relu(input: Any, weight: Any, bias: Any, spec: Conv2dSpec) -> Any:
+    """The ReLU of _conv2d, in the same pass over memory; its gradient passes where the output is not 0."""
+    return on(input).conv2d(input, weight, bias, spec, relu=True)
+
+
+_conv2d_relu.vjps(
+    input=lambda g, out, input_shape, weight, spec: _conv2d_input_grad(
+        _relu_grad(g, out), weight, input_hw=input_shape[2:], spec=spec
+    ),
+    weight=lambda g, out, input, weight_shape, spec: _conv2d_weight_grad(
+        input, _relu_grad(g, out), kernel_hw=weight_shape[2:], spec=spec
+    ),
+    bias=lambda g, out: _conv2d_bias_grad(_relu_grad(g, out)),
+)
+
+
+@_conv2d_relu.kernel_vjp
+def _conv2d_relu_grads(
+    g: Any, wanted: Any, out: Any, input: Any, weight: Any, input_shape: Any, weight_shape: Any, spec: Any
+) -> Any:
+    return _conv2d_grads(on(g).relu_grad(g, out), wanted, input, weight, input_shape, weight_shape, spec)
+
+
 _conv2d_input_grad.vjps(
     g=lambda v, weight, spec: _conv2d(v, weight, None, spec=spec),
     weight=lambda v, g, weight_shape, spec: _conv2d_weight_grad(v, g, kernel_hw=weight_shape[2:], spec=spec),
@@ -100,6 +125,17 @@ def conv2d(
     >>> tg.nn.functional.conv2d(tg.ones(1, 3, 6, 6), tg.ones(8, 3, 3, 3)).shape
     (1, 8, 4, 4)
     """
+    return _convolve(_conv2d, input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv2d_relu(input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
+    """relu(conv2d(...)), for which the ReLU takes no pass over memory of its own."""
+    return _convolve(_conv2d_relu, input, weight, bias, stride, padding, dilation, groups)
+
+
+def _convolve(
+    convolution: Any, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Any:
     check_tensors("conv2d", weight=weight)
     check_floats("conv2d", input, weight, bias)
     spec = _conv_spec(
@@ -112,8 +148,8 @@ def conv2d(
         groups,
     )
     if input._array.ndim == 3:
-        return _conv2d(input.unsqueeze(0), weight, bias, spec=spec).squeeze(0)
-    return _conv2d(input, weight, bias, spec=spec)
+        return convolution(input.unsqueeze(0), weight, bias, spec=spec).squeeze(0)
+    return convolution(input, weight, bias, spec=spec)
 
 
 def conv_transpose2d(

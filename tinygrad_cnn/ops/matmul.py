@@ -11,6 +11,7 @@ from ..autograd import Variable
 from ..kernels import on
 from ..op import op
 from .dims import array_of
+from .elementwise import _relu_grad
 from .reduce import _sum
 from .shape import _permute, _reshape
 
@@ -106,11 +107,38 @@ def _linear_grads(g: Any, wanted: Any, input: Any, weight: Any) -> Any:
     )
 
 
+@op
+def _linear_relu(input: Any, weight: Any, bias: Any) -> Any:
+    """The ReLU of _linear, in the same pass over memory; its gradient passes where the output is not 0."""
+    return on(input).linear(input, weight, bias, relu=True)
+
+
+_linear_relu.vjps(
+    input=lambda g, out, weight: _matmul(_relu_grad(g, out), weight),
+    weight=lambda g, out, input: _matmul(_swap(_relu_grad(g, out)), input),
+    bias=lambda g, out: _sum(_relu_grad(g, out), axes=(0,), keepdim=False),
+)
+
+
+@_linear_relu.kernel_vjp
+def _linear_relu_grads(g: Any, wanted: Any, out: Any, input: Any, weight: Any) -> Any:
+    return _linear_grads(on(g).relu_grad(g, out), wanted, input, weight)
+
+
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """input @ weight.T + bias: (..., I), (O, I), (O,) or None -> (..., O).
 
     Raises RuntimeError when the shapes do not fit or the dtypes differ.
     """
+    return _multiply(_linear, input, weight, bias)
+
+
+def linear_relu(input: Any, weight: Any, bias: Any) -> Any:
+    """relu(linear(...)), for which the ReLU takes no pass over memory of its own."""
+    return _multiply(_linear_relu, input, weight, bias)
+
+
+def _multiply(product: Any, input: Any, weight: Any, bias: Any) -> Any:
     x, w = array_of("linear", input), array_of("linear", weight)
     b = None if bias is None else array_of("linear", bias)
     if w.ndim != 2 or x.ndim == 0:
@@ -127,9 +155,9 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
             f"linear: dtypes differ: input {x.dtype}, weight {w.dtype}, bias {None if b is None else b.dtype}"
         )
     if x.ndim == 2:
-        return _linear(input, weight, bias)
+        return product(input, weight, bias)
     rows = _reshape(input, (math.prod(x.shape[:-1]), x.shape[-1]))
-    return _reshape(_linear(rows, weight, bias), (*x.shape[:-1], w.shape[0]))
+    return _reshape(product(rows, weight, bias), (*x.shape[:-1], w.shape[0]))
 
 
 def outer(input: Any, vec2: Any) -> Any:

@@ -28,22 +28,23 @@ from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
 from .conv_shared import BAND_BYTES, HWIO, NCHW, NHWC, OIHW, TASKS, copy_row, layout, longer_rows
 from .conv_weights import weight_grad
 from .matmul import column_sums
-from .simd import A1, A2, AK, AR, B1, B2, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, clear, transpose
+from .simd import A1, A2, AK, AR, B1, B2, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, clamp, clear, transpose
 
 
-def conv2d(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Conv2dSpec) -> np.ndarray:
-    """(N, C, H, W) * (O, C/G, KH, KW) + (O,) -> (N, O, P, Q), in NHWC memory; all of one dtype."""
+def conv2d(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Conv2dSpec, relu: bool = False) -> np.ndarray:
+    """(N, C, H, W) * (O, C/G, KH, KW) + (O,) -> (N, O, P, Q), or its ReLU, in NHWC memory; all of one dtype."""
     if not contract.ENABLED or x.dtype.char not in "fd":
-        return layout(reference.conv2d(x, w, bias, spec), NHWC).transpose(NCHW)
-    work, shape = _forward(x.dtype.char, x.shape, w.shape, bias is not None, spec)
+        y = reference.conv2d(x, w, bias, spec)
+        return layout(reference.relu(y) if relu else y, NHWC).transpose(NCHW)
+    work, shape = _forward(x.dtype.char, x.shape, w.shape, bias is not None, spec, relu)
     y = memory.empty(shape, x.dtype)
-    plan = _tiles(x.dtype.char, x.shape, w.shape, spec, bias is not None, False)
+    plan = _tiles(x.dtype.char, x.shape, w.shape, spec, bias is not None, relu, False)
     if plan is not None and conv_winograd.convolve(plan, layout(x, NHWC), layout(w, HWIO), y, bias):
         return y.transpose(NCHW)
     if work is not None:
         contract.run(work, layout(x, NHWC), layout(w, HWIO), y, bias)
     elif y.size:  # no channels: sums of nothing
-        y[...] = 0 if bias is None else bias
+        y[...] = 0 if bias is None else reference.relu(bias) if relu else bias
     return y.transpose(NCHW)
 
 
@@ -70,7 +71,7 @@ def conv2d_weight_grad(x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int],
         return layout(reference.conv2d_weight_grad(x, g, kernel_hw, spec), HWIO).transpose(OIHW)
     x, g = layout(x, NHWC), layout(g, NHWC)
     (n, h, w, c), o = x.shape, g.shape[3]
-    plan = _tiles(x.dtype.char, (n, c, h, w), (o, c // spec.groups, *kernel_hw), spec, False, True)
+    plan = _tiles(x.dtype.char, (n, c, h, w), (o, c // spec.groups, *kernel_hw), spec, False, False, True)
     found = None if plan is None else conv_winograd.weight_grad(plan, x, g, kernel_hw)
     return (weight_grad(x, g, kernel_hw, spec) if found is None else found).transpose(OIHW)
 
@@ -87,7 +88,7 @@ def conv2d_bias_grad(g: np.ndarray) -> np.ndarray:
 # A phase is the output pixels at (y + row*y_row + column*y_column) and the windows they read.
 # fmt: off
 (TASKS_IN_ALL, IMAGE_TASKS, GROUPS, SCRATCH, X_IMAGE, Y_IMAGE, HEIGHT, WIDTH, CHANNELS, GROUP_IN, GROUP_OUT, FLAT,
- CLEARS, HEADER) = range(14)
+ CLEARS, RELU, HEADER) = range(15)
 (BANDS, OUT_ROWS, Y_AT, Y_ROW, Y_COLUMN, X_ROW, X_COLUMN, W_AT, SPAN_ROWS, SPAN_COLUMNS, ROW_STEP,
  PADDED, A_ROW, A_TILE, N_PANELS, NEXT, TILE) = range(17)
 # fmt: on
@@ -116,6 +117,7 @@ def _walk(
     phases: list[_Phase],
     biased: bool,
     clears: bool = False,
+    relu: bool = False,
 ) -> contract.Work | None:
     """The plan that computes every phase: x (N, H, W, C), weights (taps, C/G, O), y (N, P, Q, O).
 
@@ -168,7 +170,7 @@ def _walk(
     header[TASKS_IN_ALL], header[IMAGE_TASKS], header[SCRATCH] = n * tasks, tasks, scratch
     header[GROUPS] = 1 if depthwise else groups
     header[X_IMAGE], header[Y_IMAGE] = h * w * c, p * q * o
-    header[CLEARS] = clears * q * o
+    header[CLEARS], header[RELU] = clears * q * o, relu
     header[HEIGHT], header[WIDTH], header[CHANNELS] = h, w, c
     header[GROUP_IN], header[GROUP_OUT], header[FLAT] = group_in, group_out, depthwise
     plan = np.array(header + body, np.int64)
@@ -210,6 +212,8 @@ def _walk_windows(plan, x, w, y, bias, scratch, part, parts):  # type: ignore[no
             row = top * plan[at + ROW_STEP] + plan[at + X_ROW]
             base = n * plan[X_IMAGE] + (row * plan[WIDTH] + plan[at + X_COLUMN]) * plan[CHANNELS]
             _tile_band(plan, at, x, base, w, y, bias, n, top, bottom)
+        if plan[RELU]:
+            clamp(y, n * plan[Y_IMAGE] + top * plan[at + Y_ROW], (bottom - top) * plan[at + Y_ROW])
 
 
 @jit
@@ -261,7 +265,7 @@ def _tile_band(plan, at, source, base, w, y, bias, n, top, bottom):  # type: ign
 
 @lru_cache(4096)
 def _forward(
-    char: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], biased: bool, spec: Conv2dSpec
+    char: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], biased: bool, spec: Conv2dSpec, relu: bool
 ) -> tuple[contract.Work | None, tuple[int, ...]]:
     (n, c, h, w), (o, _, kh, kw) = x_shape, w_shape
     p, q = spec.output_hw((h, w), (kh, kw))
@@ -272,19 +276,25 @@ def _forward(
         h, w = p, q = longer_rows(h, w)
     top, _, left, _ = spec.padding
     phase = _Phase((p, q), (0, 0), (1, 1), (-top, -left), spec.stride, (kh, kw), spec.dilation, 0)
-    return _walk(char, n, (h, w, c), (p, q, o), spec.groups, [phase], biased), shape
+    return _walk(char, n, (h, w, c), (p, q, o), spec.groups, [phase], biased, relu=relu), shape
 
 
 @lru_cache(4096)
 def _tiles(
-    char: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], spec: Conv2dSpec, biased: bool, sums: bool
+    char: str,
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    spec: Conv2dSpec,
+    biased: bool,
+    relu: bool,
+    sums: bool,
 ) -> conv_winograd.Plan | None:
     """The plan of the forward convolution, or with `sums` of the weight gradient, by tiles; None where direct wins."""
     (n, c, h, w), (o, _, kh, kw) = x_shape, w_shape
     if spec.stride != (1, 1) or spec.dilation != (1, 1) or spec.groups != 1 or 0 in x_shape or o == 0:
         return None
     out_hw, origin = spec.output_hw((h, w), (kh, kw)), (-spec.padding[0], -spec.padding[2])
-    return conv_winograd.find(char, (n, h, w, c), o, (kh, kw), out_hw, origin, biased, sums)
+    return conv_winograd.find(char, (n, h, w, c), o, (kh, kw), out_hw, origin, biased, relu, sums)
 
 
 @lru_cache(4096)
@@ -296,7 +306,7 @@ def _tiles_of_input_grad(
     if spec.stride != (1, 1) or spec.dilation != (1, 1) or spec.groups != 1 or 0 in g_shape or 0 in (c, *input_hw):
         return None
     origin = (spec.padding[0] - kh + 1, spec.padding[2] - kw + 1)
-    return conv_winograd.find(char, (n, p, q, o), c, (kh, kw), input_hw, origin, False, False)
+    return conv_winograd.find(char, (n, p, q, o), c, (kh, kw), input_hw, origin, False, False, False)
 
 
 class _InputGrad(NamedTuple):

@@ -32,7 +32,7 @@ from ..compile import jit
 from . import contract, memory, simd
 from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
 from .conv_shared import copy_row
-from .simd import A1, A2, AK, AR, B1, B2, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, copy, transpose
+from .simd import A1, A2, AK, AR, B1, B2, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, clamp, copy, transpose
 
 #: The three matrices, and transposes of two of them: rows of (column, coefficient).
 _INPUT = (((0, 1), (2, -1)), ((1, 1), (2, 1)), ((2, 1), (1, -1)), ((1, 1), (3, -1)))  # B'
@@ -115,7 +115,7 @@ if contract.ENABLED:
 # fmt: off
 (IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_ROWS, OUT_COLUMNS, OUT_CHANNELS, TOP, LEFT, PIECE_ROWS, PIECE_COLUMNS,
  WHOLE_ROWS, WHOLE_COLUMNS, TILE_ROWS, TILE_COLUMNS, BLOCKS, BANDS, BLOCK_IMAGES, SPAN, V_ROW, V_PLANE, M_PLANE,
- BAND, V_AT, M_AT, SCRATCH, SHARD_COUNT, PANELS, LANE_COUNT, TILE) = range(30)
+ BAND, V_AT, M_AT, SCRATCH, SHARD_COUNT, PANELS, LANE_COUNT, RELU, TILE) = range(31)
 # fmt: on
 HEADER = TILE + 5 * TILE_ARGS
 
@@ -138,6 +138,7 @@ def find(
     out_hw: tuple[int, int],
     origin: tuple[int, int],
     biased: bool,
+    relu: bool,
     sums: bool,
 ) -> Plan | None:
     """The plan for x (N, H, W, C), or None where the direct kernels are as fast.
@@ -170,7 +171,7 @@ def find(
         WHOLE_COLUMNS: whole[1], TILE_ROWS: tile_rows, TILE_COLUMNS: tile_columns, BLOCKS: blocks, BANDS: bands,
         BLOCK_IMAGES: block_images, SPAN: span, V_ROW: v_row, V_PLANE: v_plane, M_PLANE: m_plane, BAND: band,
         V_AT: band, M_AT: band + 16 * v_plane, SCRATCH: band + 16 * (v_plane + m_plane),
-        SHARD_COUNT: min(SHARDS, blocks), LANE_COUNT: lanes,
+        SHARD_COUNT: min(SHARDS, blocks), LANE_COUNT: lanes, RELU: relu,
     }  # fmt: skip
     tile_args, panels = (_sum_tiles if sums else _product_tiles)(char, c, o, pieces, whole, v_row, sizes, biased)
     head[PANELS] = len(panels[0]) // PANEL
@@ -304,8 +305,13 @@ def _convolve(plan, x, u, y, bias, scratch, finite, part, parts):  # type: ignor
         for plane in range(16):
             _multiply(plan, plane, small, u, bias, scratch, base)
         _from_planes(plan, n, images, top, bottom, scratch, base, y)
-        if not _is_finite(plan, n, images, top, bottom, y):
+        row, rows = plan[OUT_COLUMNS] * plan[OUT_CHANNELS], plan[OUT_ROWS]
+        at = (n * rows + 2 * top) * row
+        count = ((n + images - 1) * rows + min(2 * bottom, rows)) * row - at
+        if not _is_finite(y, at, count):
             finite[part] = False
+        if plan[RELU]:
+            clamp(y, at, count)
 
 
 @jit
@@ -386,10 +392,9 @@ def _from_planes(plan, n, images, top, bottom, scratch, base, y):  # type: ignor
 
 
 @jit
-def _is_finite(plan, n, images, top, bottom, y):  # type: ignore[no-untyped-def]
-    """Whether the block's outputs are neither infinite nor NaN: their exponents are not all ones."""
-    row, rows = plan[OUT_COLUMNS] * plan[OUT_CHANNELS], plan[OUT_ROWS]
-    out = y[(n * rows + 2 * top) * row : ((n + images - 1) * rows + min(2 * bottom, rows)) * row]
+def _is_finite(y, at, count):  # type: ignore[no-untyped-def]
+    """Whether a stretch of y has no infinity and no NaN: their exponents are all ones."""
+    out = y[at : at + count]
     if y.itemsize == 4:
         single, most = out.view(np.int32), np.int32(0)
         for i in range(single.size):

@@ -10,7 +10,7 @@ from .. import reference
 from ..compile import jit
 from . import contract, memory, simd
 from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
-from .simd import AK, AR, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, copy, transpose
+from .simd import AK, AR, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, clamp, copy, transpose
 
 #: Rows that a column sum adds one after another; more are summed in blocks, which keeps the error small.
 SUM_ROWS = 128
@@ -46,21 +46,22 @@ def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return c
 
 
-def linear(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    """(B, I) @ (O, I).T + (O,) -> (B, O)."""
+def linear(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, relu: bool = False) -> np.ndarray:
+    """(B, I) @ (O, I).T + (O,) -> (B, O), or its ReLU."""
     if not contract.ENABLED or x.dtype.char not in "fd" or x.dtype != w.dtype:
-        return reference.linear(x, w, bias)
+        y = reference.linear(x, w, bias)
+        return reference.relu(y) if relu else y
     y = memory.empty((x.shape[0], w.shape[0]), x.dtype)
     if y.size == 0 or x.shape[1] == 0:
-        y[...] = 0 if bias is None else bias
+        y[...] = 0 if bias is None else reference.relu(bias) if relu else bias
         return y
-    _multiply(x, w.T, y, bias)
+    _multiply(x, w.T, y, bias, relu)
     return y
 
 
-def _multiply(a: np.ndarray, b: np.ndarray, c: np.ndarray, bias: np.ndarray | None) -> None:
+def _multiply(a: np.ndarray, b: np.ndarray, c: np.ndarray, bias: np.ndarray | None, relu: bool = False) -> None:
     a, b = _walkable(a), _walkable(b)
-    work = _product(a.dtype.char, a.shape, b.shape[-1], a.strides, b.strides, bias is not None)
+    work = _product(a.dtype.char, a.shape, b.shape[-1], a.strides, b.strides, bias is not None, relu)
     contract.run(work, _memory(a), _memory(b), c, bias)
 
 
@@ -85,7 +86,7 @@ def _memory(x: np.ndarray) -> np.ndarray:
 # fmt: off
 (M_BATCH, M_BLOCKS, M_GROUPS, M_PANELS, M_ROWS, M_COLUMNS, M_DEPTH, M_DEPTHS, M_LANES,
  M_A_BATCH, M_A_ROW, M_A_DEPTH, M_B_BATCH, M_B_DEPTH, M_B_COLUMN, M_C_BATCH,
- M_PACK_A, M_PACK_B, M_PACKED_ROW, M_SCRATCH_B, M_SCRATCH, M_TILE) = range(22)
+ M_PACK_A, M_PACK_B, M_PACKED_ROW, M_SCRATCH_B, M_SCRATCH, M_RELU, M_TILE) = range(23)
 # fmt: on
 M_HEADER = M_TILE + 4 * TILE_ARGS
 ROWS_PACKED, DEPTHS_PACKED = 1, 2  # how A is packed: row after row, or (A transposed) all rows of a depth together
@@ -99,6 +100,7 @@ def _product(
     a_strides: tuple[int, ...],
     b_strides: tuple[int, ...],
     biased: bool,
+    relu: bool,
 ) -> contract.Work:
     m, k = a_shape[-2:]
     batch = a_shape[0] if len(a_shape) == 3 else 1
@@ -106,7 +108,7 @@ def _product(
     a_batch, a_row, a_depth = ([0] + [stride // itemsize for stride in a_strides])[-3:]
     b_batch, b_depth, b_column = ([0] + [stride // itemsize for stride in b_strides])[-3:]
     if batch == 1 and (m <= DOT_ROWS or n <= simd.max_columns(char)) and a_depth == b_depth == 1 and b_column != 1:
-        return _dot_products(char, m, n, k, a_row, b_column, biased)
+        return _dot_products(char, m, n, k, a_row, b_column, biased, relu)
     blocks, depths = -(-m // BLOCK_ROWS), -(-k // DEPTH)
     rows, deepest = -(-m // blocks), -(-k // depths)
     widths = contract.panel_widths(char, simd.OUTER, rows, n)
@@ -133,6 +135,7 @@ def _product(
     head[M_ROWS], head[M_COLUMNS], head[M_DEPTH], head[M_DEPTHS], head[M_LANES] = m, n, k, depths, lanes
     head[M_A_BATCH], head[M_A_ROW], head[M_A_DEPTH] = a_batch, a_row, a_depth
     head[M_B_BATCH], head[M_B_DEPTH], head[M_B_COLUMN], head[M_C_BATCH] = b_batch, b_depth, b_column, m * n
+    head[M_RELU] = relu
     head[M_PACK_A], head[M_PACK_B], head[M_PACKED_ROW], head[M_SCRATCH_B] = pack_a, pack_b, packed_row, scratch_b
     head[M_SCRATCH] = scratch_b + (deepest * max(widths) * lanes if pack_b else 0)
     plan = np.array(head + tiles + panels[0] + panels[1], np.int64)
@@ -140,13 +143,15 @@ def _product(
 
 
 # fmt: off
-(D_ROWS, D_PAIRS, D_PANELS, D_TAIL, D_TILE) = range(5)
+(D_ROWS, D_PAIRS, D_PANELS, D_TAIL, D_RELU, D_TILE) = range(6)
 # fmt: on
 D_HEADER = D_TILE + TILE_ARGS
 D_ONE, D_TWO, D_COLUMN, D_PANEL = range(4)  # the tiles of one and two rows, and the first column
 
 
-def _dot_products(char: str, m: int, n: int, k: int, a_row: int, b_column: int, biased: bool) -> contract.Work:
+def _dot_products(
+    char: str, m: int, n: int, k: int, a_row: int, b_column: int, biased: bool, relu: bool
+) -> contract.Work:
     """C (m, n) where the rows of A and the columns of B are contiguous: two rows by up to 10 columns at a time."""
     lanes, most = simd.lanes(char), simd.max_columns(char)
     tile = [0] * TILE_ARGS
@@ -157,7 +162,7 @@ def _dot_products(char: str, m: int, n: int, k: int, a_row: int, b_column: int, 
     for p in range(count):
         first, end = n * p // count, n * (p + 1) // count
         panels += [simd.tile_address(char, simd.DOT, end - first, rows) for rows in (1, 2)] + [first]
-    head = [m, -(-m // 2), count, k - tile[N3] * lanes]
+    head = [m, -(-m // 2), count, k - tile[N3] * lanes, relu]
     return contract.Work(_dots, np.array(head + tile + panels, np.int64), 0, m * n * k)
 
 
@@ -174,6 +179,11 @@ def _dots(plan, a, b, c, bias, scratch, part, parts):  # type: ignore[no-untyped
             plan, D_TILE, a, row * plan[D_TILE + AR], b, column * plan[D_TILE + BK],
             c, row * plan[D_TILE + LDC] + column, bias, column, plan[D_TAIL],
         )  # fmt: skip
+        if plan[D_RELU]:
+            columns = plan[D_TILE + LDC]
+            end = columns if task // pairs == plan[D_PANELS] - 1 else plan[panel + D_PANEL + D_COLUMN]
+            for i in range(row, min(row + 2, plan[D_ROWS])):
+                clamp(c, i * columns + column, end - column)
 
 
 @jit(parts=True)
@@ -188,6 +198,19 @@ def _multiply_blocks(plan, a, b, c, bias, scratch, part, parts):  # type: ignore
         for d in range(depths):
             first, last = depth * d // depths, depth * (d + 1) // depths
             _block(plan, a, b, c, bias, scratch, base, batch, group, top, bottom, first, last)
+        if plan[M_RELU]:
+            _clamp_block(plan, c, group, top, bottom)
+
+
+@jit
+def _clamp_block(plan, c, group, top, bottom):  # type: ignore[no-untyped-def]
+    """The ReLU of the panels of a group in rows top..bottom."""
+    panels, groups, columns = plan[M_PANELS], plan[M_GROUPS], plan[M_COLUMNS]
+    begin, end = panels * group // groups, panels * (group + 1) // groups
+    first = plan[M_HEADER + begin * PANEL + COLUMN]
+    last = plan[M_HEADER + end * PANEL + COLUMN] if end < panels else columns
+    for row in range(top, bottom):
+        clamp(c, row * columns + first, last - first)
 
 
 @jit

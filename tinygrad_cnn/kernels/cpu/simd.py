@@ -526,3 +526,11 @@ def transpose(rows, columns, source, source_at, source_row, target, target_at, t
                 for j in range(min(lanes, columns - c)):
                     for i in range(min(lanes, rows - r)):
                         target[to + j * target_row + i] = source[at + i * source_row + j]
+
+
+@jit
+def clamp(y, at, count):  # type: ignore[no-untyped-def]
+    """The ReLU of a stretch of y, in its place while it is still in the cache; NaN stays NaN."""
+    zero, y = y.dtype.type(0), y[at : at + count]
+    for i in range(count):
+        y[i] = zero if y[i] <= zero else y[i]
