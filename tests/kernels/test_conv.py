@@ -91,6 +91,8 @@ def test_all_three_agree_with_the_float64_reference(case: Case, layout: str, bia
     taps = w[0].size
     y = conv.conv2d(x, w, bias if biased else None, spec)
     close(y, reference.conv2d(wide[0], wide[1], wide[2] if biased else None, spec), taps + 1)
+    clamped = conv.conv2d(x, w, bias if biased else None, spec, relu=True)
+    np.testing.assert_array_equal(clamped, reference.relu(y))
     dx = conv.conv2d_input_grad(g, w, case.hw, spec)
     close(dx, reference.conv2d_input_grad(wide[3], wide[1], case.hw, spec), taps * case.o // spec.groups)
     dw = conv.conv2d_weight_grad(x, g, case.kernel, spec)

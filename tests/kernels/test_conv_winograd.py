@@ -56,10 +56,12 @@ def always() -> Iterator[None]:
 def test_forward_and_gradients_agree_with_the_float64_reference(case: Case, biased: bool) -> None:
     x, w, bias, g = operands(case)
     wide = [a.astype(np.float64) for a in (x, w, bias, g)]
-    assert conv._tiles(case.dtype, x.shape, w.shape, case.spec, biased, False) is not None
+    assert conv._tiles(case.dtype, x.shape, w.shape, case.spec, biased, False, False) is not None
     assert conv._tiles_of_input_grad(case.dtype, g.shape, w.shape, case.hw, case.spec) is not None
     y = conv.conv2d(x, w, bias if biased else None, case.spec)
     close(y, reference.conv2d(wide[0], wide[1], wide[2] if biased else None, case.spec), w[0].size + 1)
+    clamped = conv.conv2d(x, w, bias if biased else None, case.spec, relu=True)
+    np.testing.assert_array_equal(clamped, reference.relu(y))
     dx = conv.conv2d_input_grad(g, w, case.hw, case.spec)
     close(dx, reference.conv2d_input_grad(wide[3], wide[1], case.hw, case.spec), w[:, 0].size)
     dw = conv.conv2d_weight_grad(x, g, case.kernel, case.spec)
@@ -104,7 +106,7 @@ def test_the_error_is_no_larger_than_that_of_a_matrix_product(k: int, channels: 
     case = Case(4, channels, (16, 16), channels, (k, k), Conv2dSpec(), "f", 0)
     x, w, bias, g = operands(case)
     x, g = np.maximum(x, 0), np.maximum(g, 0)  # activations are positive: nothing cancels
-    assert conv._tiles("f", x.shape, w.shape, case.spec, True, False) is not None
+    assert conv._tiles("f", x.shape, w.shape, case.spec, True, False, False) is not None
     wide = [a.astype(np.float64) for a in (x, w, bias, g)]
     pairs = [
         (conv.conv2d(x, w, bias, case.spec), reference.conv2d, (x, w, bias), (*wide[:3],)),
@@ -119,7 +121,7 @@ def test_the_error_is_no_larger_than_that_of_a_matrix_product(k: int, channels: 
 
 def test_few_channels_strides_and_small_images_are_left_to_the_direct_kernels() -> None:
     def tiled(c: int, o: int, hw: int, n: int, spec: Conv2dSpec) -> bool:
-        return conv._tiles("f", (n, c, hw, hw), (o, c // spec.groups, 3, 3), spec, False, False) is not None
+        return conv._tiles("f", (n, c, hw, hw), (o, c // spec.groups, 3, 3), spec, False, False, False) is not None
 
     lanes = simd.lanes("f")
     assert tiled(2 * lanes, 2 * lanes, 16, 32, Conv2dSpec())

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinygrad_cnn import kernels
+from tinygrad_cnn.kernels import reference
 from tinygrad_cnn.kernels.cpu.matmul import column_sums, linear, matmul
 
 from . import naive
@@ -64,6 +65,7 @@ def test_linear_of_a_few_rows(m: int, k: int, n: int, dtype: str, biased: bool) 
     rng = np.random.default_rng(k)
     x, w, bias = (rng.standard_normal(shape).astype(dtype) for shape in [(m, k), (n, k), (n,)])
     y = linear(x, w, bias if biased else None)
+    np.testing.assert_array_equal(linear(x, w, bias if biased else None, relu=True), reference.relu(y))
     x = np.hstack([x, np.full((m, 1), biased, dtype)])
     check(y, x, np.hstack([w, bias[:, None]]).T)
 
@@ -79,6 +81,7 @@ def test_linear(m: int, k: int, n: int, left: str, right: str, dtype: str, biase
     w = laid_out(rng.standard_normal((n, k)).astype(dtype), right)
     bias = rng.standard_normal(n).astype(dtype) if biased else None
     y = linear(x, w, bias)
+    np.testing.assert_array_equal(linear(x, w, bias, relu=True), reference.relu(y))
     if biased:
         assert bias is not None
         x = np.hstack([x, np.ones((m, 1), dtype)])

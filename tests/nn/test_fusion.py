@@ -22,6 +22,9 @@ CHAINS: dict[str, Any] = {
     "ReLU, pool": lambda: [nn.ReLU(), nn.MaxPool2d(2)],
     "overlapping pool": lambda: [nn.ReLU(), nn.MaxPool2d(3, 2, 1)],
     "all three": lambda: [nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2)],
+    "convolution, ReLU": lambda: [nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()],
+    "reflected convolution": lambda: [nn.Conv2d(3, 2, 3, 2, 1, padding_mode="reflect", bias=False), nn.ReLU(True)],
+    "linear, ReLU": lambda: [nn.Flatten(0, 2), nn.Linear(4, 3), nn.ReLU()],
     "in place": lambda: [nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.MaxPool2d(2)],
 }
 SPECIAL = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, np.inf, -np.inf, np.nan])
@@ -53,7 +56,7 @@ def test_a_sequential_is_its_modules_one_after_the_other(
     drawn(modules, seed)
     twins = copy.deepcopy(modules)
     rng = np.random.default_rng(seed)
-    values = rng.integers(-3, 4, (2, 3, 6, 5)).astype(dtype)
+    values = rng.integers(-3, 4, (2, 3, 6, 4)).astype(dtype)
     values.reshape(-1)[rng.permutation(values.size)[: len(special)]] = special
     results = []
     for run, layers in ((nn.Sequential(*modules), modules), (lambda x: apart(twins, x), twins)):
@@ -94,6 +97,8 @@ def test_what_goes_together() -> None:
     """A ReLU goes with the pool after it, else with the batch norm before it; others stay alone."""
     bn, relu, pool = nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2)
     assert steps(nn.Sequential(bn, relu)) == ["_WithReLU"]
+    assert steps(nn.Sequential(nn.Conv2d(3, 3, 1), relu, nn.Linear(4, 4), relu)) == ["_WithReLU", "_WithReLU"]
+    assert steps(nn.Sequential(nn.Conv2d(3, 3, 1), relu, pool)) == ["Conv2d", "_WithReLU"]
     assert steps(nn.Sequential(bn, relu, pool)) == ["BatchNorm2d", "_WithReLU"]
     assert steps(nn.Sequential(bn, nn.ReLU(True), pool)) == ["_WithReLU", "MaxPool2d"]
     assert steps(nn.Sequential(relu, bn, pool)) == ["ReLU", "BatchNorm2d", "MaxPool2d"]

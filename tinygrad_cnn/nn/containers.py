@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 from ..tensor import Tensor
 from .activation import ReLU
+from .conv import Conv2d
+from .linear import Linear
 from .module import Module, _name_place
 from .norm import BatchNorm1d, BatchNorm2d
 from .pool import MaxPool2d
@@ -120,7 +122,7 @@ class _WithReLU:
     get both calls.
     """
 
-    owners = (BatchNorm1d, BatchNorm2d, MaxPool2d)
+    owners = (Conv2d, Linear, BatchNorm1d, BatchNorm2d, MaxPool2d)
     forwards: ClassVar[dict[type, Any]] = {kind: kind.forward for kind in (*owners, ReLU)}
 
     def __init__(self, first: Any, second: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..creation import empty
 from ..ops.arguments import hashable, integer, pair
-from ..ops.conv import padding_of
+from ..ops.conv import conv2d_relu, padding_of
 from . import functional as F
 from . import init
 from .module import Module, Parameter
@@ -128,10 +128,16 @@ class Conv2d(_Conv):
         self._pad = left, right, top, bottom
 
     def forward(self, input: Any) -> Any:
-        if self.padding_mode == "zeros":
-            return F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        padded = F.pad(input, self._pad, mode=self.padding_mode)
-        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return self._convolved(input, F.conv2d)
+
+    def _forward_relu(self, input: Any) -> Any:
+        return self._convolved(input, conv2d_relu)
+
+    def _convolved(self, input: Any, conv2d: Any) -> Any:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            input, padding = F.pad(input, self._pad, mode=self.padding_mode), 0
+        return conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
 class ConvTranspose2d(_Conv):

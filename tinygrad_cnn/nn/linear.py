@@ -7,6 +7,7 @@ from typing import Any
 
 from ..creation import empty
 from ..ops.arguments import integer
+from ..ops.matmul import linear_relu
 from . import functional as F
 from . import init
 from .module import Module, Parameter
@@ -58,6 +59,9 @@ class Linear(Module):
 
     def forward(self, input: Any) -> Any:
         return F.linear(input, self.weight, self.bias)
+
+    def _forward_relu(self, input: Any) -> Any:
+        return linear_relu(input, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
