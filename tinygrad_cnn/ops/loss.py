@@ -38,13 +38,13 @@ def _cross_entropy(
 ) -> Any:
     """(R, C), (R,), (C,) -> (R,) or (); also a row's share in the result, and log(sum(e ** input)) (R,)."""
     labels = target.astype(np.int64, copy=False)
-    loss, row_weight, lse = on(input).cross_entropy(input, labels, weight, ignore_index, label_smoothing)
+    kernels = on(input)
+    loss, row_weight, lse = kernels.cross_entropy(input, labels, weight, ignore_index, label_smoothing)
     if reduction == "none":
         return loss, 1.0, lse
-    total = np.add.reduce(loss, dtype=np.float64)
+    total, count = kernels.totals(loss, row_weight)
     share = 1.0
     if reduction == "mean":
-        count = float(np.add.reduce(row_weight, dtype=np.float64))
         # Where every row is ignored the mean is 0 / 0, and no row has a gradient.
         share, total = (1 / count, total / count) if count else (0.0, np.nan)
     return np.asarray(total, input.dtype), share, lse
@@ -62,8 +62,7 @@ def _cross_entropy_grad(
     label_smoothing: float,
 ) -> Any:
     labels = target.astype(np.int64, copy=False)
-    rows = np.empty(len(lse), g.dtype)
-    np.multiply(g, share, out=rows)
+    rows = np.multiply(g, share, out=np.empty(len(lse), g.dtype))
     return on(g).cross_entropy_grad(rows, input, lse, labels, weight, ignore_index, label_smoothing), None, None
 
 

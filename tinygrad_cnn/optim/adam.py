@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-import numpy as np
-
 from .optimizer import Group, Optimizer, check_range
 from .table import Table
 
@@ -64,7 +62,7 @@ class Adam(Optimizer):
             table.dtype,
             table.addresses,
             table.sizes,
-            table.steps.astype(np.float64),
+            table.steps,
             group["lr"],
             group["betas"],
             group["eps"],

@@ -34,6 +34,7 @@ class Table:
         self.sizes = np.zeros(len(params), np.int64)  # 0 for a parameter without gradient
         self.first = np.zeros(len(params), np.bool_)  # whether the state is new
         self.steps = np.zeros(len(params), np.float32)
+        self._whole = False  # whether `sizes` has all parameters in it
         self._gradients: list[Array] = []
 
     def gather(self) -> None:
@@ -67,9 +68,11 @@ class Table:
             self.sizes.fill(0)
             self.sizes[active] = [column.memory.size for column in self.active]
             self.steps[active] += 1
+            self._whole = False
         else:
-            if not self.sizes.all():
+            if not self._whole:
                 self.sizes[:] = [column.memory.size for column in self.columns]
+                self._whole = True
             self.steps += 1
         self.kernels.addresses(self._gradients, self.addresses[1])
 

@@ -52,3 +52,4 @@ from .softmax import log_softmax as log_softmax
 from .softmax import log_softmax_grad as log_softmax_grad
 from .softmax import softmax as softmax
 from .softmax import softmax_grad as softmax_grad
+from .softmax import totals as totals

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from .. import get_num_threads, launch
+from .. import PARALLEL_WORK, get_num_threads, launch
 from ..compile import jit
 from . import memory, simd
 from .simd import call_tile
@@ -38,12 +38,16 @@ class Work(NamedTuple):
 
 def run(work: Work, a: np.ndarray, b: np.ndarray, c: np.ndarray, bias: np.ndarray | None = None) -> None:
     """Run on C-contiguous arrays of one dtype; c is the output."""
-    out = c.reshape(-1)
-    empty = _empty(c.dtype.char)
-    threads = get_num_threads()  # asked once: another thread may change it before the launch
-    scratch = memory.empty((threads * work.scratch,), c.dtype) if work.scratch else empty
-    bias = empty if bias is None else memory.contiguous(bias)
-    launch(work.body, work.plan, flat(a), flat(b), out, bias, scratch, work=work.work, threads=threads)
+    body, plan, per_part, size = work
+    scratch = none = _empty(c.dtype.char)
+    threads = 1 if size < PARALLEL_WORK else get_num_threads()  # once: another thread may change it before the launch
+    if per_part:
+        scratch = memory.empty((threads * per_part,), c.dtype)
+    bias = none if bias is None else memory.contiguous(bias)
+    if threads == 1:
+        body(plan, flat(a), flat(b), c.reshape(-1), bias, scratch, 1)
+    else:
+        launch(body, plan, flat(a), flat(b), c.reshape(-1), bias, scratch, work=size, threads=threads)
 
 
 @cache
@@ -53,7 +57,9 @@ def _empty(char: str) -> np.ndarray:
 
 def flat(x: np.ndarray) -> np.ndarray:
     """A 1-D view; a copy of a read-only array, which would be another Numba type and compile everything anew."""
-    return x.reshape(-1) if x.flags.writeable else x.flatten()
+    if not x.flags.writeable:
+        return x.flatten()
+    return x if x.ndim == 1 else x.reshape(-1)
 
 
 def panels(dtype: Any, kind: int, rows: int, columns: int, widths: list[int] | None = None) -> list[int]:

@@ -67,6 +67,8 @@ def _multiply(a: np.ndarray, b: np.ndarray, c: np.ndarray, bias: np.ndarray | No
 
 def _walkable(x: np.ndarray) -> np.ndarray:
     """x where its memory goes forwards from its first element and may be written; else a copy."""
+    if x.flags.carray:
+        return x
     if min(x.strides) < 0 or not x.flags.writeable or not x.flags.aligned:
         return x.copy()
     return x
@@ -281,6 +283,8 @@ def column_sums(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
             return total
         out[...] = total.reshape(out.shape)
         return out
+    if rows == 1 and out is None:
+        return x[0].copy()
     blocks = -(-rows // SUM_ROWS)
     if blocks > 1:
         partial = memory.empty((blocks, columns), x.dtype)

@@ -93,6 +93,15 @@ def _objects_are_readable() -> bool:
 _OBJECTS_ARE_READABLE = not numba.config.DISABLE_JIT and _objects_are_readable()
 
 
+@jit
+def _total(sizes):
+    """Their sum; np.sum takes 2 us for ten of them."""
+    total = 0
+    for size in sizes:
+        total += size
+    return total
+
+
 def sgd(
     dtype: np.dtype,
     table: np.ndarray,
@@ -109,7 +118,7 @@ def sgd(
 
     `first` (bool, one a parameter) tells where the buffer holds nothing yet; all arrays are int64 but that one.
     """
-    total = int(sizes.sum())
+    total = _total(sizes)
     scalars = np.array([lr, momentum, dampening, weight_decay])
     launch(_sgd, np.empty(0, dtype), table, sizes, total, first, scalars, nesterov, maximize, work=total)
 
@@ -162,20 +171,20 @@ def adam(
 ) -> None:
     """Update parameters by PyTorch's Adam, or AdamW with `decoupled`; amsgrad adds a row, the maximum of exp_avg_sq.
 
-    Table rows: parameter, gradient, exp_avg, exp_avg_sq. `steps` (float64, one a parameter) counts this step too.
+    Table rows: parameter, gradient, exp_avg, exp_avg_sq. `steps` (floats, one a parameter) counts this step too.
     """
-    total, flags = int(sizes.sum()), (decoupled, amsgrad, maximize)
-    scalars = np.array([lr, *betas, eps, weight_decay])
-    launch(_adam, np.empty(0, dtype), table, sizes, total, steps, scalars, *flags, work=2 * total)
+    total = _total(sizes)
+    scalars = float(lr), float(betas[0]), float(betas[1]), float(eps), float(weight_decay)
+    flags = decoupled, amsgrad, maximize
+    launch(_adam, np.empty(0, dtype), table, sizes, total, steps, *scalars, *flags, work=2 * total)
 
 
 @jit(parts=True)
-def _adam(witness, table, sizes, total, steps, scalars, decoupled, amsgrad, maximize, p, parts):
+def _adam(witness, table, sizes, total, steps, lr, beta1, beta2, eps, decay, decoupled, amsgrad, maximize, p, parts):
     cast = witness.dtype.type
-    lr, beta1, beta2 = scalars[0], scalars[1], scalars[2]
     sign = cast(-1 if maximize else 1)
-    eps, decay = cast(scalars[3]), cast(0 if decoupled else scalars[4])
-    shrink = cast(1 - lr * scalars[4] if decoupled else 1)
+    shrink = cast(1 - lr * decay if decoupled else 1)
+    eps, decay = cast(eps), cast(0 if decoupled else decay)
     take1, take2, keep2 = cast(1 - beta1), cast(1 - beta2), cast(beta2)
     lo, hi = p * total // parts, (p + 1) * total // parts
     for t in range(sizes.size):
@@ -187,8 +196,9 @@ def _adam(witness, table, sizes, total, steps, scalars, decoupled, amsgrad, maxi
         grad = _elements(table[1, t], sizes[t], witness)[a:b]
         mean = _elements(table[2, t], sizes[t], witness)[a:b]
         square = _elements(table[3, t], sizes[t], witness)[a:b]
-        rate = cast(lr / (1 - beta1 ** steps[t]))
-        correction = cast(1 / math.sqrt(1 - beta2 ** steps[t]))
+        step = np.float64(steps[t])
+        rate = cast(lr / (1 - beta1**step))
+        correction = cast(1 / math.sqrt(1 - beta2**step))
         if amsgrad:
             highest = _elements(table[4, t], sizes[t], witness)[a:b]
             for i in range(b - a):

@@ -114,6 +114,20 @@ def cross_entropy(
     return loss, row_weight, lse
 
 
+def totals(loss: np.ndarray, row_weight: np.ndarray) -> tuple[float, float]:
+    """The sums of the losses and of the weights, in float64."""
+    return _totals(loss, row_weight)  # type: ignore[no-any-return]
+
+
+@jit
+def _totals(loss, row_weight):
+    total = weight = 0.0
+    for row in range(loss.size):
+        total += np.float64(loss[row])
+        weight += np.float64(row_weight[row])
+    return total, weight
+
+
 def _weights(weight: np.ndarray | None, logits: np.ndarray) -> np.ndarray:
     """The class weights for a kernel: none at all is an empty array."""
     return np.empty(0, logits.dtype) if weight is None else contiguous(weight)
