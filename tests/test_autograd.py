@@ -630,6 +630,26 @@ def test_grad_outputs_weigh_the_outputs() -> None:
     check(dx, 4, 24)
 
 
+@pytest.mark.parametrize(
+    ("error", "match", "value"),
+    [
+        (TypeError, "got float", 1.0),
+        (TypeError, "got ndarray", np.zeros((2, 3))),
+        (RuntimeError, r"shape \(3, 2\) does not fit a tensor of shape \(2, 3\)", tg.zeros(3, 2)),
+        (RuntimeError, r"float32 does not fit a tensor of float64", tg.zeros(2, 3)),
+        (RuntimeError, "int64", tg.zeros(2, 3, dtype=tg.int64)),
+    ],
+)
+def test_only_a_gradient_of_the_tensors_kind_can_be_assigned(error: type[Exception], match: str, value: Any) -> None:
+    x = tg.zeros(2, 3, dtype=tg.float64, requires_grad=True)
+    x.grad = kept = tg.ones(2, 3, dtype=tg.float64)
+    with pytest.raises(error, match=match):
+        x.grad = value
+    assert x.grad is kept
+    x.grad = None
+    assert x.grad is None
+
+
 def test_wrong_calls_of_backward_and_grad() -> None:
     x = leaf(1.0, 2.0)
     y = x * 2

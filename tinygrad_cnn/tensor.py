@@ -105,6 +105,27 @@ class Tensor(Variable, result=True):
         self._version.n += 1
 
     @property
+    def grad(self) -> Tensor | None:
+        """What `backward()` added up here, or None.
+
+        Assigning raises TypeError for anything but a Tensor or None, RuntimeError for another shape or dtype.
+        """
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if value is not None:
+            if not isinstance(value, Tensor):
+                raise TypeError(f"a gradient is a Tensor or None, got {type(value).__name__}; use tg.tensor()")
+            if value.shape != self.shape:
+                raise RuntimeError(f"a gradient of shape {value.shape} does not fit a tensor of shape {self.shape}")
+            if value.dtype != self.dtype:
+                raise RuntimeError(
+                    f"a gradient of dtype {value.dtype} does not fit a tensor of {self.dtype}; use .to({self.dtype})"
+                )
+        self._grad = value
+
+    @property
     def T(self) -> Any:
         return self.permute(*range(self.ndim - 1, -1, -1))
 

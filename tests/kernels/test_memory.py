@@ -87,6 +87,16 @@ def test_many_live_buffers_stay_cheap_and_are_found_again(pool: memory.Pool) -> 
     assert len({address(x) for x in alive}) == len(alive)
 
 
+def test_buffers_in_use_do_not_count_against_the_limit(pool: memory.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that needs more than the limit finds its buffers again in the next one."""
+    monkeypatch.setattr(memory, "IDLE_LIMIT", 1 << 20)
+    busy = [memory.empty((1 << 18,)) for _ in range(4)]
+    where = address(memory.empty((2000,)))
+    memory.empty((4000,))
+    assert address(memory.empty((2000,))) == where
+    assert len(busy) == 4
+
+
 def test_unused_buffers_go_back_above_the_limit(pool: memory.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "IDLE_LIMIT", 1 << 20)
     held = memory.empty((5000,))

@@ -38,7 +38,7 @@ class Version:
 class Variable:
     """What the tape knows of a tensor: its array and where it came from. `Tensor` adds everything else."""
 
-    __slots__ = ("__weakref__", "_array", "_node", "_requires_grad", "_version", "_view", "grad", "hooks")
+    __slots__ = ("__weakref__", "_array", "_grad", "_node", "_requires_grad", "_version", "_view", "hooks")
 
     retain: ClassVar[None] = None  # a leaf keeps its gradient anyway; computed tensors are asked through their node
 
@@ -48,7 +48,7 @@ class Variable:
     _array: np.ndarray
     _node: Node | None
     _view: View | None
-    grad: Tensor | None
+    _grad: Tensor | None  # `Tensor.grad`, which checks what is assigned
     hooks: dict[int, Hook] | None  # of a leaf; those of a computed tensor are its node's
 
     def __init__(self, array: Any, version: Version | None = None, node: Node | None = None) -> None:
@@ -58,7 +58,7 @@ class Variable:
         self._requires_grad = False
         self._view = None
         self.hooks = None
-        self.grad = None
+        self._grad = None
 
     def __init_subclass__(cls, result: bool = False) -> None:
         if result:
@@ -394,16 +394,16 @@ def _accumulate(x: Variable, g: Any) -> None:
     """Add g to x.grad; take it over as it is where nobody else has it and it is laid out as x is."""
     with _adding:
         if mode.grad:
-            x.grad = _owned(g) if x.grad is None else x.grad + g
-        elif x.grad is not None:
-            np.add(x.grad._array, g._array, out=x.grad._array)
-            x.grad._version.n += 1
+            x._grad = _owned(g) if x._grad is None else x._grad + g
+        elif x._grad is not None:
+            np.add(x._grad._array, g._array, out=x._grad._array)
+            x._grad._version.n += 1
         elif _is_unshared(g) and _same_layout(g._array, x._array):
-            x.grad = g
+            x._grad = g
         else:
             grad = np.empty_like(x._array)
             np.copyto(grad, g._array)
-            x.grad = Variable.new(grad)
+            x._grad = Variable.new(grad)
 
 
 _adding = threading.RLock()  # threads that share a weight: NumPy adds without the GIL

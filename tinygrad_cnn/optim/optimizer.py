@@ -67,17 +67,13 @@ class Optimizer:
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Change every parameter that has a gradient; returns the loss that `closure` computes, if given.
 
-        Raises, before any parameter changes, TypeError or ValueError for a gradient of another dtype or shape
-        and RuntimeError for a parameter that cannot be written to.
+        Raises RuntimeError, before any parameter changes, for a parameter that cannot be written to.
         """
         loss = None
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        work = [(group, table) for i, group in enumerate(self.param_groups) for table in self._tables(i, group)]
-        for _, table in work:
-            table.gather()
-        for group, table in work:
+        for group, table in self._gathered():
             if table.active:
                 table.bind(self.state)
                 self._update(group, table)
@@ -90,10 +86,10 @@ class Optimizer:
         for group in self.param_groups:
             for p in group["params"]:
                 if set_to_none:
-                    p.grad = None
-                elif p.grad is not None:
-                    p.grad._array.fill(0)
-                    p.grad._version.n += 1
+                    p._grad = None
+                elif p._grad is not None:
+                    p._grad._array.fill(0)
+                    p._grad._version.n += 1
 
     def state_dict(self) -> dict[str, Any]:
         """The state of each parameter and the groups, parameters given by number; shares the tensors."""
@@ -151,6 +147,14 @@ class Optimizer:
     def _has_stepped(self) -> bool:
         """Whether `step` ran; also True where a subclass has a step that we know nothing of."""
         return self._steps > 0 or type(self).step is not Optimizer.step
+
+    def _gathered(self) -> list[tuple[Group, Table]]:
+        """The tables of all groups, with this step's gradients."""
+        work = [(group, table) for i, group in enumerate(self.param_groups) for table in self._tables(i, group)]
+        if all(table.gather() for _, table in work):
+            return work
+        self._plans.clear()
+        return self._gathered()
 
     def _tables(self, i: int, group: Group) -> list[Table]:
         """The group's tables, made anew only when it has got other parameters or needs other state."""

@@ -37,24 +37,30 @@ class Table:
         self._whole = False  # whether `sizes` has all parameters in it
         self._gradients: list[Array] = []
 
-    def gather(self) -> None:
-        """Collect the gradients; raises, before anything changes, what `Optimizer.step` says."""
+    def gather(self) -> bool:
+        """Collect the gradients; raises, before anything changes, what `Optimizer.step` says.
+
+        False where a parameter was cast to another dtype, and belongs into another table.
+        """
         gradients: list[Array] = []
         active = []
         for column in self.columns:
             p = column.param
-            if p.grad is None:
+            if p._grad is None:
                 gradients.append(_NOTHING)
                 continue
             if p._array is not column.array:
                 column.look()
-            array = p.grad._array
-            if array.strides != column.strides or array.shape != column.shape or array.dtype is not column.dtype:
+                if column.dtype != self.dtype:
+                    return False
+            array = p._grad._array
+            if array.strides != column.strides:
                 array = _conform(array, column)
             gradients.append(array)
             active.append(column)
         self._gradients = gradients
         self.active = active
+        return True
 
     def bind(self, state: dict[Any, dict[str, Any]]) -> None:
         """Bring addresses, sizes and counts up to date; makes the state of parameters that are new to it."""
@@ -179,13 +185,6 @@ def like(array: Array) -> Array:
 
 def _conform(gradient: Array, column: _Column) -> Array:
     """The gradient in the parameter's order of memory."""
-    if gradient.shape != column.shape:
-        raise ValueError(f"a gradient has shape {gradient.shape}, its parameter {column.shape}")
-    if gradient.dtype != column.dtype:
-        raise TypeError(
-            f"a gradient of shape {gradient.shape} has dtype {gradient.dtype}, its parameter {column.dtype}; "
-            f"use p.grad = p.grad.to(p.dtype)"
-        )
     array = like(column.memory)
     np.copyto(array, gradient)
     return array
