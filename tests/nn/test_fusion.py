@@ -93,12 +93,45 @@ def steps(net: Any) -> list[str]:
     return [type(step).__name__ for step in net._steps]
 
 
+@given(
+    st.integers(0, 99),
+    st.sampled_from([np.float32, np.float64]),
+    st.sampled_from(["bias", "no bias", "reflect", "grouped"]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_convolution_takes_the_batch_norm_in_where_nothing_is_recorded(
+    seed: int, dtype: Any, kind: str, relu: bool, affine: bool
+) -> None:
+    """The same numbers but for rounding, in evaluation without gradients; else the batch norm itself."""
+    options: dict[str, Any] = {"bias": {}, "no bias": {"bias": False}, "reflect": {"padding_mode": "reflect"}}
+    conv = nn.Conv2d(4, 6, 3, padding=1, **options.get(kind, {"groups": 2}))
+    modules = [conv, nn.BatchNorm2d(6, affine=affine), *([nn.ReLU()] if relu else [])]
+    drawn(modules, seed)
+    net = nn.Sequential(*modules).to(dtype).eval()
+    x = tg.randn(3, 4, 9, 8, dtype=dtype)
+    apart_ = apart(modules, x).detach().numpy()
+    np.testing.assert_array_equal(net(x).detach().numpy(), apart_)
+    with tg.no_grad():
+        taken_in = net(x).numpy()
+        np.testing.assert_allclose(taken_in, apart_, rtol=1e-4 if dtype == np.float32 else 1e-12, atol=1e-5)
+        seen = []
+        handle = net[1].register_forward_hook(lambda module, args, out: seen.append(out))
+        np.testing.assert_array_equal(net(x).numpy(), apart_)
+        handle.remove()
+        assert len(seen) == 1
+        net.train()
+        net(x)
+    assert net[1].num_batches_tracked.item() == 1
+
+
 def test_what_goes_together() -> None:
-    """A ReLU goes with the pool after it, else with the batch norm before it; others stay alone."""
+    """A ReLU goes with the pool after it, else with what is before it; others stay alone."""
     bn, relu, pool = nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2)
     assert steps(nn.Sequential(bn, relu)) == ["_WithReLU"]
     assert steps(nn.Sequential(nn.Conv2d(3, 3, 1), relu, nn.Linear(4, 4), relu)) == ["_WithReLU", "_WithReLU"]
     assert steps(nn.Sequential(nn.Conv2d(3, 3, 1), relu, pool)) == ["Conv2d", "_WithReLU"]
+    assert steps(nn.Sequential(nn.Conv2d(3, 3, 1), bn, relu, nn.Conv2d(3, 3, 1), bn)) == ["_WithNorm", "_WithNorm"]
     assert steps(nn.Sequential(bn, relu, pool)) == ["BatchNorm2d", "_WithReLU"]
     assert steps(nn.Sequential(bn, nn.ReLU(True), pool)) == ["_WithReLU", "MaxPool2d"]
     assert steps(nn.Sequential(relu, bn, pool)) == ["ReLU", "BatchNorm2d", "MaxPool2d"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from operator import index as as_index
-from typing import Any, ClassVar
+from typing import Any
 
+from ..autograd.modes import mode
 from ..tensor import Tensor
 from .activation import ReLU
 from .conv import Conv2d
@@ -123,7 +124,6 @@ class _WithReLU:
     """
 
     owners = (Conv2d, Linear, BatchNorm1d, BatchNorm2d, MaxPool2d)
-    forwards: ClassVar[dict[type, Any]] = {kind: kind.forward for kind in (*owners, ReLU)}
 
     def __init__(self, first: Any, second: Any) -> None:
         self.first, self.second = first, second
@@ -133,7 +133,7 @@ class _WithReLU:
         first, second, owner = self.first, self.second, self.owner
         if (
             type(input) is not Tensor
-            or not (self._is_plain(first) and self._is_plain(second))
+            or not (_is_plain(first) and _is_plain(second))
             or (first is not owner and first.inplace)  # somebody may look at the input afterwards
         ):
             return second(first(input))
@@ -143,12 +143,60 @@ class _WithReLU:
             _name_place(error, owner)
             raise
 
-    def _is_plain(self, module: Any) -> bool:
-        forward = getattr(module.forward, "__func__", None)
-        return forward is self.forwards[type(module)] and not module._forward_hooks and not module._forward_pre_hooks
+
+class _WithNorm:
+    """A convolution and the batch norm after it, which may have a ReLU: one convolution, of weights times the scale.
+
+    Only where no graph is recorded and the statistics are fixed. Sums are rounded in another order than apart.
+    """
+
+    def __init__(self, conv: Any, after: Any) -> None:
+        self.conv, self.after = conv, after
+        self.relu = isinstance(after, _WithReLU)
+        self.plain = (conv, after.first, after.second) if self.relu else (conv, after)
+
+    def __call__(self, input: Any) -> Any:
+        conv, norm = self.conv, self.plain[1]
+        if (
+            mode.grad
+            or norm.training
+            or norm.running_mean is None
+            or type(input) is not Tensor
+            or input._array.size < conv.weight._array.size  # the weights are scaled at every call
+            or not all(map(_is_plain, self.plain))
+            or norm.num_features != conv.out_channels
+            or norm.running_mean._array.dtype != conv.weight._array.dtype
+        ):
+            return self.after(conv(input))
+        try:
+            return conv._forward_scaled(input, *norm._fixed_affine(), self.relu)
+        except (ValueError, TypeError, RuntimeError, IndexError) as error:
+            _name_place(error, conv)
+            raise
+
+
+_FORWARDS: dict[type, Any] = {kind: kind.forward for kind in (*_WithReLU.owners, ReLU)}
+
+
+def _is_plain(module: Any) -> bool:
+    """Whether a call of the module is its class's forward and nothing else."""
+    forward = getattr(module.forward, "__func__", None)
+    return forward is _FORWARDS[type(module)] and not module._forward_hooks and not module._forward_pre_hooks
 
 
 def _steps(modules: list[Any]) -> list[Any]:
+    """What is called one after the other, a convolution and its batch norm as one."""
+    steps: list[Any] = []
+    for step in _pairs(modules):
+        norm = step.first if isinstance(step, _WithReLU) else step
+        if type(norm) is BatchNorm2d and steps and type(steps[-1]) is Conv2d:
+            steps[-1] = _WithNorm(steps[-1], step)
+        else:
+            steps.append(step)
+    return steps
+
+
+def _pairs(modules: list[Any]) -> list[Any]:
     """The modules, with a ReLU and the max-pool after it, or else what is before it, as one."""
     steps: list[Any] = []
     kinds = [type(module) for module in modules]

@@ -6,9 +6,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from ..creation import empty
 from ..ops.arguments import hashable, integer, pair
 from ..ops.conv import conv2d_relu, padding_of
+from ..tensor import Tensor
 from . import functional as F
 from . import init
 from .module import Module, Parameter
@@ -133,11 +136,19 @@ class Conv2d(_Conv):
     def _forward_relu(self, input: Any) -> Any:
         return self._convolved(input, conv2d_relu)
 
-    def _convolved(self, input: Any, conv2d: Any) -> Any:
+    def _forward_scaled(self, input: Any, scale: np.ndarray, shift: np.ndarray, relu: bool) -> Any:
+        """The output times scale plus shift, one for each channel, or the ReLU of that; without gradients."""
+        weight = self.weight._array
+        shift = shift if self.bias is None else shift + self.bias._array * scale
+        scaled = Tensor(weight * scale.astype(weight.dtype)[:, None, None, None])
+        return self._convolved(input, conv2d_relu if relu else F.conv2d, scaled, Tensor(shift.astype(weight.dtype)))
+
+    def _convolved(self, input: Any, conv2d: Any, weight: Any = None, bias: Any = None) -> Any:
         padding = self.padding
         if self.padding_mode != "zeros":
             input, padding = F.pad(input, self._pad, mode=self.padding_mode), 0
-        return conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        weight, bias = (self.weight, self.bias) if weight is None else (weight, bias)
+        return conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
 class ConvTranspose2d(_Conv):

@@ -85,6 +85,15 @@ class _BatchNorm(Module):
             tracked._version.n += 1
         return out
 
+    def _fixed_affine(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and shift of each channel, in float64, that the running statistics amount to."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        scale = 1 / np.sqrt(self.running_var._array.astype(np.float64) + self.eps)
+        scale = scale if self.weight is None else scale * self.weight._array
+        shift = -self.running_mean._array * scale
+        return scale, shift if self.bias is None else shift + self.bias._array
+
     def extra_repr(self) -> str:
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
