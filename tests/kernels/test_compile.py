@@ -117,6 +117,56 @@ def test_a_folder_that_cannot_be_written_gives_one_warning(package: Path, tmp_pa
     assert "TINYGRAD_CNN_CACHE_DIR" in err
 
 
+READ_ONLY = """
+import tempfile
+
+def refuse(**options):
+    raise PermissionError("read-only file system")
+
+tempfile.NamedTemporaryFile = refuse
+"""
+
+
+def test_a_folder_that_can_only_be_read_is_read(package: Path, tmp_path: Path) -> None:
+    """The image of a container, say; root may write anywhere, so the refusal is made up."""
+    cache = tmp_path / "cache"
+    script = READ_ONLY + USE + "elementwise.relu(np.ones(5000))"
+    (*numbers, compiled), err = run(script, package, cache)
+    assert (numbers, compiled) == ([4, 9, 0, -1], 1)
+    assert err.count("RuntimeWarning: compiled kernels are not cached: read-only file system") == 1  # for two kernels
+    run(USE, package, cache)
+    (*numbers, compiled), err = run(READ_ONLY + USE, package, cache)
+    assert (numbers, compiled) == ([4, 9, 0, -1], 0)
+    assert "Warning" not in err
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="owners and modes are a Unix thing")
+@pytest.mark.parametrize("shared", ["mode", "owner"])
+def test_a_folder_that_others_may_write_is_not_trusted(shared: str, package: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    run(USE, package, cache)
+    (path,) = cache.rglob("*.kernel")
+    setting = ""
+    if shared == "mode":
+        path.parent.chmod(0o770)
+    else:  # seen by another user
+        setting = "import os\nos.getuid = lambda: 4711\n"
+        if os.getuid() == 0:
+            os.chown(path.parent, 4712, -1)
+    (*numbers, compiled), err = run(setting + USE, package, cache)
+    assert (numbers, compiled) == ([4, 9, 0, -1], 1)
+    assert err.count("RuntimeWarning: compiled kernels are not cached: other users can write in") == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_roots_is_trusted(package: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    run(USE, package, cache)
+    (*_, compiled), err = run("import os\nos.getuid = lambda: 4711\n" + USE, package, cache)
+    assert compiled == 0
+    assert "Warning" not in err
+
+
 def test_eight_processes_cold_at_once(package: Path, tmp_path: Path) -> None:
     processes = [start(USE, package, tmp_path / "cache") for _ in range(8)]
     for numbers, err in [finish(process) for process in processes]:

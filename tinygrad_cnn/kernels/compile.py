@@ -157,21 +157,32 @@ def cache_dir() -> Path:
 
 @cache
 def _folder() -> Path | None:
-    """This version's private subfolder, or None (with one warning) where it is not ours to write."""
+    """This version's subfolder, or None (with one warning) where there can be none, or others may write in it."""
     folder = cache_dir() / _source_hash()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-            raise PermissionError(f"{folder} belongs to another user")
-        tempfile.TemporaryFile(dir=folder).close()
+        status = folder.stat()
+        if hasattr(os, "getuid") and (status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022):
+            raise PermissionError(f"other users can write in {folder}, and files from it run as you")
     except OSError as error:
+        _warn_not_cached(error)
+        return None
+    return folder
+
+
+def _warn_not_cached(error: OSError) -> None:
+    """Say once why the next process will compile again."""
+    global _warned
+    if not _warned:
+        _warned = True
         warnings.warn(
-            f"compiled kernels are not cached: {error}; set TINYGRAD_CNN_CACHE_DIR to a writable folder",
+            f"compiled kernels are not cached: {error}; set TINYGRAD_CNN_CACHE_DIR to a writable folder of your own",
             RuntimeWarning,
             stacklevel=2,
         )
-        return None
-    return folder
+
+
+_warned = False
 
 
 @cache
@@ -233,7 +244,7 @@ class KernelCache(caching._Cache):
                 os.unlink(file.name)
                 raise
         except OSError as error:
-            warnings.warn(f"could not cache a compiled kernel: {error}", RuntimeWarning, stacklevel=2)
+            _warn_not_cached(error)
 
     def _path(self, sig: Any, codegen: Any) -> Path | None:
         folder = _folder() if self._enabled else None
