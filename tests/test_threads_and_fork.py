@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
+import os
+import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +24,17 @@ from tinygrad_cnn.nn import functional as F
 
 
 def net(seed: int = 0) -> nn.Sequential:
-    """Convolutions of odd sizes, so that work never divides evenly between threads."""
+    """Each kind of convolution in odd sizes, so that work never divides evenly between threads."""
     tg.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(3, 20, 3, padding=1),
         nn.BatchNorm2d(20),
         nn.ReLU(),
         nn.MaxPool2d(2),
+        nn.Conv2d(20, 20, 3, padding=1, groups=20, bias=False),
+        nn.Conv2d(20, 36, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(36, 20, 1),
         nn.Conv2d(20, 24, 5, stride=2, groups=2),
         nn.ReLU(),
         nn.AvgPool2d(2),
@@ -78,6 +87,78 @@ def test_the_same_bits_for_every_thread_count(optimizer: str) -> None:
         assert tg.get_num_threads() == n
         runs.append(train(optimizer=optimizer))
     assert runs[0] == runs[1] == runs[2] == runs[3]
+
+
+SCRIPT = """
+import hashlib, sys
+import tinygrad_cnn as tg
+from tests.test_threads_and_fork import train
+from tinygrad_cnn.kernels import count_compiles
+
+steps, threads = map(int, sys.argv[1:])
+tg.set_num_threads(threads)
+with count_compiles() as compiled:
+    print(hashlib.sha256(b"".join(train(steps, "adam"))).hexdigest(), compiled.count)
+"""
+
+
+def start(script: str, *arguments: int, **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)} | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 300) -> list[str]:
+    """The words that a script printed; one that hangs is killed, and its threads' places are in the error."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # faulthandler's signal
+        pytest.fail(f"hangs: {process.communicate(timeout=30)[1]}")
+    assert process.returncode == 0, f"exit status {process.returncode}: {err}"
+    return out.split()
+
+
+@pytest.mark.slow
+def test_the_same_bits_after_200_steps_in_new_processes_with_a_cold_and_a_warm_cache(tmp_path: Path) -> None:
+    expected = hashlib.sha256(b"".join(train(200, "adam"))).hexdigest()
+    for threads in (1, 2, 3, 4):
+        (digest, compiled) = finish(start(SCRIPT, 200, threads, TINYGRAD_CNN_CACHE_DIR=str(tmp_path)))
+        assert digest == expected
+        assert (int(compiled) > 0) == (threads == 1)
+
+
+@pytest.mark.slow
+def test_eight_processes_train_at_once_from_an_empty_cache(tmp_path: Path) -> None:
+    processes = [start(SCRIPT, 2, 2, TINYGRAD_CNN_CACHE_DIR=str(tmp_path)) for _ in range(8)]
+    assert len({finish(process, 1200)[0] for process in processes}) == 1
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".kernel"}
+    assert finish(start(SCRIPT, 2, 1, TINYGRAD_CNN_CACHE_DIR=str(tmp_path)))[1] == "0"
+
+
+LAYER = """
+import faulthandler, multiprocessing
+import numba
+from tests import test_threads_and_fork as tests
+
+faulthandler.enable()
+tests.test_eight_python_threads_at_once_get_what_each_gets_alone()
+print(numba.threading_layer())
+if "fork" in multiprocessing.get_all_start_methods():  # children of the other methods start anew
+    tests.test_a_child_process_computes_after_its_parent_did("fork")
+    tests.test_a_child_that_is_forked_while_a_kernel_runs_does_not_hang()
+"""
+
+
+@pytest.mark.parametrize("layer", ["omp", "workqueue", "tbb"])
+def test_threads_and_children_on_every_threading_layer(layer: str) -> None:
+    pool = {"omp": "omppool", "workqueue": "workqueue", "tbb": "tbbpool"}[layer]
+    pytest.importorskip(f"numba.np.ufunc.{pool}", reason=f"this build of Numba has no {layer}", exc_type=ImportError)
+    assert finish(start(LAYER, NUMBA_THREADING_LAYER=layer))[0] == layer
 
 
 @pytest.mark.parametrize("n", [0, -1])
