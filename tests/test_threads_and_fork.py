@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numba.core.compiler_lock import global_compiler_lock
 
 import tinygrad_cnn as tg
 from tinygrad_cnn import nn
+from tinygrad_cnn.kernels.compile import _llvm_lock
 from tinygrad_cnn.nn import functional as F
 
 
@@ -271,6 +273,32 @@ def test_a_child_that_is_forked_while_a_kernel_runs_does_not_hang() -> None:
     finally:
         stop.set()
         thread.join()
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="fork does not exist on this system")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_that_is_forked_while_a_kernel_compiles_does_not_hang() -> None:
+    compiling = threading.Event()
+
+    def compile_slowly() -> None:
+        with global_compiler_lock, _llvm_lock:
+            compiling.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=compile_slowly)
+    thread.start()
+    compiling.wait()
+    child = multiprocessing.get_context("fork").Process(target=_child_compile)
+    child.start()
+    child.join(10)
+    child.kill()
+    thread.join()
+    assert child.exitcode == 0
+
+
+def _child_compile() -> None:
+    with global_compiler_lock, _llvm_lock:
+        pass
 
 
 def _child_gradients(connection: Any) -> None:

@@ -25,7 +25,9 @@ import llvmlite
 import numba
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import ffi
 from numba.core import caching, cgutils, event, types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.targetconfig import ConfigStack
 from numba.extending import intrinsic
 from numba.np.ufunc.parallel import _launch_threads
@@ -287,6 +289,23 @@ class _Notice(event.Listener):
 
 
 event.register("numba:compile", _Notice())
+
+_llvm_lock = getattr(getattr(ffi.lib, "_lock", None), "_lock", global_compiler_lock)  # it has no public name
+
+
+def _before_fork() -> None:
+    """Wait until no other thread compiles or loads: the child would wait for its locks for ever."""
+    global_compiler_lock.acquire()
+    _llvm_lock.acquire()
+
+
+def _after_fork() -> None:
+    _llvm_lock.release()
+    global_compiler_lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 class CompileCount:
