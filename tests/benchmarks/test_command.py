@@ -25,7 +25,7 @@ def test_a_tiny_selection_gives_json_and_markdown(tmp_path: Path, capsys: pytest
     assert [(row["part"], row["name"]) for row in rows] == [
         ("machine", "kernel launch"),
         ("matmul", "128x128 A B"),
-        ("steps", "LeNet-5, inference, batch 1"),
+        ("inference", "LeNet-5, inference, batch 1"),
         ("first layers", "32x28x28x1->6 5x5 forward"),
     ]
     assert all(0 < time < 1 for row in rows for times in row["sides"].values() for time in times)
@@ -50,7 +50,9 @@ def test_the_command_line_names_its_commands(capsys: pytest.CaptureFixture[str])
 
 
 ROWS = [
-    Row("steps", "net, batch 1", sides={"ours": [0.002, 0.001, 0.003], "torch a": [0.01], "torch b": [0.004, 0.005]}),
+    Row(
+        "inference", "net, batch 1", sides={"ours": [0.002, 0.001, 0.003], "torch a": [0.01], "torch b": [0.004, 0.005]}
+    ),
     Row("convs", "conv x", sides={"ours": [0.001]}, flops=10**8, peak=200),
 ]
 
@@ -62,7 +64,7 @@ def test_the_readme_table_replaces_what_stands_between_the_markers(tmp_path: Pat
     text = readme.read_text()
     assert text.startswith(f"before\n{report.BEGIN}\n") and text.endswith(f"{report.END}\nafter\n")
     assert "old" not in text
-    assert "| net, batch 1 | 2.000 ms (1.000 ms-3.000 ms) | 4.500 ms (4.000 ms-5.000 ms, torch b) | 2.25 |" in text
+    assert "| net, batch 1 | 2.00 ms (1.00-3.00) | 4.50 ms (4.00-5.00) torch b | 2.25 |" in text
     assert "| convs | 1 | 50 | 50 (conv x) |" in text
     report.write_readme(readme, ROWS)
     assert readme.read_text() == text

@@ -25,19 +25,21 @@ def peak(side: Side, options: Options) -> float:
 
 def measure(options: Options) -> Iterator[Row]:
     some = sorted({1, options.threads})
-    cases = [(f"multiply-adds, {_count(n)}", fma(PEAK_FLOPS, n), PEAK_FLOPS) for n in some]
-    cases += [
-        (f"copy of {COPY_BYTES >> 20} MB, {_count(n)}", {"kind": "copy", "bytes": COPY_BYTES, "threads": n}, 0)
+    rows = [(Row("machine", f"multiply-adds, {_count(n)}", flops=PEAK_FLOPS), fma(PEAK_FLOPS, n)) for n in some]
+    rows += [
+        (
+            Row("machine", f"copy, {_count(n)}", traffic=2 * COPY_BYTES),
+            {"kind": "copy", "bytes": COPY_BYTES, "threads": n},
+        )
         for n in some
     ]
-    cases += [
-        ("kernel launch", fma(0, options.threads, parallel=False), 0),
-        (f"kernel launch and parallel region, {_count(options.threads)}", fma(0, options.threads), 0),
+    rows += [
+        (Row("machine", "kernel launch"), fma(0, options.threads, parallel=False)),
+        (Row("machine", f"kernel launch and parallel region, {_count(options.threads)}"), fma(0, options.threads)),
     ]
     with Side(OURS, "", options.threads) as side:
-        for name, case, flops in cases:
-            row = Row("machine", name, flops=flops)
-            if options.wants(name):
+        for row, case in rows:
+            if options.wants(row.name):
                 yield take_turns([side], case, row, options.seconds, options.rounds)
 
 

@@ -18,8 +18,8 @@ def measure(options: Options) -> Iterator[Row]:
         print("  skipped: the peak of a process is read from Linux's /proc")
         return
     for net, batch in [QUICK[0][1:]] if options.quick else TRAIN:
-        step = Row("memory", title("train", net, batch), "B")
-        whole = Row("memory", f"{step.name}, whole process", "B")
+        step = Row("memory that a step needs", title("train", net, batch), "B")
+        whole = Row("memory of the whole process", step.name, "B")
         if not options.wants(step.name):
             continue
         for name, mode in [(OURS, ""), *(("torch", mode) for mode in TORCH_MODES if options.torch)]:

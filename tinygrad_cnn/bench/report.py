@@ -11,37 +11,38 @@ from .results import OURS, Row
 BEGIN, END = "<!-- benchmark: written by python -m tinygrad_cnn bench --write-readme -->", "<!-- end of benchmark -->"
 
 
+#: Parts whose rows the summary shows, in this order; of the others it gives medians and the worst.
+SHOWN = (
+    "training steps",
+    "inference",
+    "memory that a step needs",
+    "memory of the whole process",
+    "startup",
+    "machine",
+)
+
+
 def line(row: Row) -> str:
     """One row in one line."""
-    parts = [f"{row.name}:"]
-    parts += [f"{side} {_value(row, side)} ({_spread(row, side)})" for side in row.sides]
-    if row.flops and OURS in row.sides:
-        parts.append(f"{row.gflops():.0f} GFLOP/s")
-        if row.peak:
-            parts.append(f"{_percent(row):.0f} % of the peak")
+    parts = [f"{row.name}:", *(f"{side} {_value(row, side)}" for side in row.sides)]
+    if OURS in row.sides:
+        parts += [rate for rate in [_rate(row), _percent(row) and f"{_percent(row):.0f} % of the peak"] if rate]
     if (ratio := row.ratio()) is not None:
         parts.append(f"ratio {ratio:.2f}")
     return "  ".join(parts)
 
 
 def tables(rows: Sequence[Row]) -> str:
-    """Every row, a table for each part."""
-    parts = dict.fromkeys(row.part for row in rows)
-    return summary(rows) + "".join(
-        f"\n### {part}\n\n" + _table([row for row in rows if row.part == part]) for part in parts
-    )
+    """The summary, and every row of the parts that it summarises."""
+    rest = [part for part in dict.fromkeys(row.part for row in rows) if part not in SHOWN]
+    return summary(rows) + "".join("\n" + _table(part, rows) for part in rest)
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """What the README shows: training steps and inference in full, the kernels in a few numbers."""
-    text = ""
-    for part in ("machine", "steps", "startup", "memory"):
-        if some := [row for row in rows if row.part == part]:
-            text += _table(some) + "\n"
+    """What the README shows: medians (lowest to highest round), and the ratio of the rival's to ours."""
+    parts = [_table(part, rows) for part in SHOWN if any(row.part == part for row in rows)]
     kernels = [row for row in rows if row.peak]
-    if kernels:
-        text += _kernels(kernels) + "\n"
-    return text
+    return "\n".join(parts + [_kernels(kernels)] * bool(kernels))
 
 
 def _kernels(rows: Sequence[Row]) -> str:
@@ -69,22 +70,22 @@ def _kernels(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(rows: Sequence[Row]) -> str:
-    """Ours, the best rival and the ratio; with a geometric mean where there are rivals."""
-    rivals = any(row.rival() for row in rows)
-    rates = any(row.flops for row in rows)
-    head = ["", "ours"] + ["GFLOP/s", "% of the peak"] * rates + ["the best rival", "ratio"] * rivals
+def _table(part: str, rows: Sequence[Row]) -> str:
+    """The rows of a part: ours, the best rival and the ratio, with a geometric mean where there are rivals."""
+    rows = [row for row in rows if row.part == part and OURS in row.sides]
+    rivals, rates, peaks = (any(map(has, rows)) for has in (Row.rival, _rate, _percent))
+    head = [part, "ours"] + ["rate"] * rates + ["% of the peak"] * peaks + ["the best rival", "ratio"] * rivals
     lines = [head, ["---"] * len(head)]
     for row in rows:
-        cells = [row.name, f"{_value(row, OURS)} ({_spread(row, OURS)})"]
-        if rates:
-            cells += [f"{row.gflops():.0f}" if row.flops else "", f"{_percent(row):.0f}" if row.peak else ""]
+        cells = [row.name, _value(row, OURS)] + [_rate(row)] * rates + [f"{_percent(row):.0f}"] * peaks
         if (rival := row.rival()) is not None:
-            cells += [f"{_value(row, rival)} ({_spread(row, rival)}, {rival})", f"{row.ratio():.2f}"]
+            cells += [f"{_value(row, rival)} {rival}", f"{row.ratio():.2f}"]
         lines.append(cells)
-    text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
     ratios = [ratio for row in rows if (ratio := row.ratio()) is not None]
-    return text + (f"\nGeometric mean of the ratios: {statistics.geometric_mean(ratios):.2f}\n" if ratios else "")
+    if len(ratios) > 1:
+        mean = f"{statistics.geometric_mean(ratios):.2f}"
+        lines.append(["geometric mean", *[""] * (len(head) - 2), mean])
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def write_readme(path: Path, rows: Sequence[Row]) -> None:
@@ -97,20 +98,25 @@ def write_readme(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _percent(row: Row) -> float:
-    return 100 * row.gflops() / row.peak
+    """Of the multiply-add peak; 0 where no peak was measured."""
+    return 100 * row.gflops() / row.peak if row.peak else 0
+
+
+def _rate(row: Row) -> str:
+    if row.traffic:
+        return f"{row.traffic / row.median() / 1e9:.0f} GB/s"
+    return f"{row.gflops():.0f} GFLOP/s" if row.flops else ""
 
 
 def _value(row: Row, side: str) -> str:
-    return _format(row.median(side), row.unit)
+    """The median with its unit, and the lowest and highest value in the same unit."""
+    median, values = row.median(side), row.sides[side]
+    units = {"MB": 2**20} if row.unit == "B" else {"s": 1, "ms": 1e-3, "us": 1e-6}
+    unit, size = next((item for item in units.items() if median >= item[1]), list(units.items())[-1])
+    number, low, high = (_three_digits(value / size) for value in (median, min(values), max(values)))
+    return f"{number} {unit}" + f" ({low}-{high})" * (len(values) > 1)
 
 
-def _spread(row: Row, side: str) -> str:
-    return f"{_format(min(row.sides[side]), row.unit)}-{_format(max(row.sides[side]), row.unit)}"
-
-
-def _format(value: float, unit: str) -> str:
-    if unit == "B":
-        return f"{value / 2**20:.1f} MB"
-    if value >= 1:
-        return f"{value:.2f} s"
-    return f"{value * 1e3:.3f} ms" if value >= 1e-4 else f"{value * 1e6:.1f} us"
+def _three_digits(value: float) -> str:
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{digits}f}"

@@ -16,7 +16,7 @@ OURS = "ours"
 
 @dataclass
 class Row:
-    """One case of one part: the measurements of each side, one a round, in `unit`."""
+    """One case of one part: the measurements of each side, one a round, in seconds or (`unit` B) bytes."""
 
     part: str
     name: str
@@ -26,12 +26,14 @@ class Row:
     flops: float = 0
     #: GFLOP/s of multiply-adds, measured beside this row.
     peak: float = 0
+    #: Bytes read and written.
+    traffic: float = 0
 
     def median(self, side: str = OURS) -> float:
         return statistics.median(self.sides[side])
 
     def rival(self) -> str | None:
-        """The best side that is not ours: all units but rates are better when small."""
+        """The best side that is not ours: less time, less memory."""
         others = [side for side in self.sides if side != OURS]
         return min(others, key=self.median, default=None)
 

@@ -25,7 +25,7 @@ def title(kind: str, net: str, batch: int) -> str:
 def measure(options: Options) -> Iterator[Row]:
     """Every case in fresh processes: torch.compile gives up on a process that has compiled a few networks."""
     for kind, net, batch in cases(options.quick):
-        row = Row("steps", title(kind, net, batch))
+        row = Row("training steps" if kind == "train" else "inference", title(kind, net, batch))
         if not options.wants(row.name):
             continue
         with ExitStack() as stack:
