@@ -38,6 +38,11 @@ class Work(NamedTuple):
 
 def run(work: Work, a: np.ndarray, b: np.ndarray, c: np.ndarray, bias: np.ndarray | None = None) -> None:
     """Run on C-contiguous arrays of one dtype; c is the output."""
+    run_flat(work, flat(a), flat(b), c.reshape(-1), bias)
+
+
+def run_flat(work: Work, a: np.ndarray, b: np.ndarray, c: np.ndarray, bias: np.ndarray | None) -> None:
+    """Run on 1-D arrays that may be written."""
     body, plan, per_part, size = work
     scratch = none = _empty(c.dtype.char)
     threads = 1 if size < PARALLEL_WORK else get_num_threads()  # once: another thread may change it before the launch
@@ -45,9 +50,9 @@ def run(work: Work, a: np.ndarray, b: np.ndarray, c: np.ndarray, bias: np.ndarra
         scratch = memory.empty((threads * per_part,), c.dtype)
     bias = none if bias is None else memory.contiguous(bias)
     if threads == 1:
-        body(plan, flat(a), flat(b), c.reshape(-1), bias, scratch, 1)
+        body(plan, a, b, c, bias, scratch, 1)
     else:
-        launch(body, plan, flat(a), flat(b), c.reshape(-1), bias, scratch, work=size, threads=threads)
+        launch(body, plan, a, b, c, bias, scratch, work=size, threads=threads)
 
 
 @cache

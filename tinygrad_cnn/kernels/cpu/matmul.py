@@ -60,29 +60,26 @@ def linear(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, relu: bool = F
 
 
 def _multiply(a: np.ndarray, b: np.ndarray, c: np.ndarray, bias: np.ndarray | None, relu: bool = False) -> None:
-    a, b = _walkable(a), _walkable(b)
+    (a, left), (b, right) = _operand(a), _operand(b)
     work = _product(a.dtype.char, a.shape, b.shape[-1], a.strides, b.strides, bias is not None, relu)
-    contract.run(work, _memory(a), _memory(b), c, bias)
+    contract.run_flat(work, left, right, c.reshape(-1), bias)
 
 
-def _walkable(x: np.ndarray) -> np.ndarray:
-    """x where its memory goes forwards from its first element and may be written; else a copy."""
-    if x.flags.carray:
-        return x
-    if min(x.strides) < 0 or not x.flags.writeable or not x.flags.aligned:
-        return x.copy()
-    return x
-
-
-def _memory(x: np.ndarray) -> np.ndarray:
-    """The memory from x's first to its last element, as a 1-D array."""
-    if x.flags.c_contiguous:
-        return x.reshape(-1)
+def _operand(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x, and the memory from its first to its last element as a 1-D array that may be written; of a copy, where x's
+    goes backwards or may not.
+    """
+    flags = x.flags
+    if flags.carray:
+        return x, x.reshape(-1)
     turned = x.swapaxes(-1, -2)
-    if turned.flags.c_contiguous:
-        return turned.reshape(-1)
+    if turned.flags.carray:
+        return x, turned.reshape(-1)
+    if min(x.strides) < 0 or not flags.writeable or not flags.aligned:
+        x = x.copy()
+        return x, x.reshape(-1)
     extent = sum((size - 1) * stride for size, stride in zip(x.shape, x.strides, strict=True)) // x.itemsize + 1
-    return np.lib.stride_tricks.as_strided(x, (extent,), (x.itemsize,))
+    return x, np.lib.stride_tricks.as_strided(x, (extent,), (x.itemsize,))
 
 
 # fmt: off
