@@ -148,8 +148,8 @@ def _convolve(
         groups,
     )
     if input._array.ndim == 3:
-        return convolution(input.unsqueeze(0), weight, bias, spec=spec).squeeze(0)
-    return convolution(input, weight, bias, spec=spec)
+        return convolution(input.unsqueeze(0), weight, bias, spec).squeeze(0)
+    return convolution(input, weight, bias, spec)
 
 
 def conv_transpose2d(

@@ -128,14 +128,7 @@ def cross_entropy(
     rows, labels = _rows(input), target
     if labels._array.ndim != 1:
         labels = labels.reshape(-1)
-    loss = _cross_entropy(
-        rows,
-        labels,
-        weight,
-        ignore_index=int(ignore_index),
-        label_smoothing=float(label_smoothing),
-        reduction=reduction,
-    )
+    loss = _cross_entropy(rows, labels, weight, int(ignore_index), float(label_smoothing), reduction)
     return loss.reshape(target.shape) if reduction == "none" and target._array.ndim != 1 else loss
 
 

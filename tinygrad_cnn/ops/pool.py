@@ -104,8 +104,8 @@ def max_pool2d_or_relu(
     check_floats("max_pool2d", input)
     window, out_hw = _max_plan(input._array.shape, kernel_size, stride, padding, dilation, ceil_mode)
     if input._array.ndim == 3:
-        return _max_pool2d(input.unsqueeze(0), window=window, out_hw=out_hw, relu=relu).squeeze(0)
-    return _max_pool2d(input, window=window, out_hw=out_hw, relu=relu)
+        return _max_pool2d(input.unsqueeze(0), window, out_hw, relu).squeeze(0)
+    return _max_pool2d(input, window, out_hw, relu)
 
 
 def _max_plan(
