@@ -142,7 +142,8 @@ def _statistics(partial, samples, eps, weight, bias, mean, rstd, lanes):
         offset = total / samples
         variance = squares / samples - offset * offset
         mean[c] = np.float64(lanes[0, c]) + offset
-        rstd[c] = 1 / math.sqrt((0.0 if variance < 0.0 else variance) + eps)
+        variance = eps + (0.0 if variance < 0.0 else variance)
+        rstd[c] = np.inf if variance == 0.0 else 1 / math.sqrt(variance)
     _fill(mean, rstd, weight, bias, lanes)
     for j in range(lanes.shape[1]):  # the mean loses digits in a lane: what they are worth goes into the shift
         c = j % channels

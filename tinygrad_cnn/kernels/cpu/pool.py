@@ -246,9 +246,73 @@ def _give_to_winners_typing(typing_context, g, winner, at, dx, to, steps, taps, 
     return types.void(g, winner, int64, dx, int64, integers, integers, int64, int64), codegen
 
 
+def _sum_of_window(x, at, steps, taps, y, to, lanes, scale):
+    """The sum of a window's cells times scale."""
+    for k in range(lanes):
+        total = x.dtype.type(0)
+        for i in range(taps[0]):
+            for j in range(taps[1]):
+                total += x[at + i * steps[0] + j * steps[1] + k]
+        y[to + k] = total * scale
+
+
+def _sum_of_window_typing(typing_context, x, at, steps, taps, y, to, lanes, scale):
+    """The same in registers."""
+
+    def codegen(context, builder, signature, values):
+        _, at, steps, taps, _, to, lanes, scale = values
+        window = _Window(context, builder, signature, values, y, lanes)
+        total = cgutils.alloca_once_value(builder, window.vector([0.0] * window.count))
+
+        def add(distance, tap):
+            cell = window.load(0, builder.add(at, distance))
+            builder.store(builder.fadd(builder.load(total), cell), total)
+
+        window.each_tap(steps, taps, add)
+        window.store(4, to, builder.fmul(builder.load(total), window.splat(scale, window.vector)))
+        return context.get_dummy_value()
+
+    integers = types.UniTuple(types.int64, 3)
+    return types.void(x, types.int64, integers, integers, y, types.int64, types.int64, x.dtype), codegen
+
+
+def _give_to_window(g, at, dx, to, steps, taps, lanes, scale, add):
+    """The reverse: g times scale is added to each cell of a window, or written."""
+    for k in range(lanes):
+        for i in range(taps[0]):
+            for j in range(taps[1]):
+                cell = to + i * steps[0] + j * steps[1] + k
+                dx[cell] = dx[cell] + g[at + k] * scale if add else g[at + k] * scale
+
+
+def _give_to_window_typing(typing_context, g, at, dx, to, steps, taps, lanes, scale, add):
+    """The same in registers."""
+
+    def codegen(context, builder, signature, values):
+        _, at, _, to, steps, taps, lanes, scale, add = values
+        window = _Window(context, builder, signature, values, g, lanes)
+        share = builder.fmul(window.load(0, at), window.splat(scale, window.vector))
+        value = cgutils.alloca_once(builder, window.vector)
+
+        def give(distance, tap):
+            cell = builder.add(to, distance)
+            builder.store(share, value)
+            with builder.if_then(builder.trunc(add, ir.IntType(1))):
+                builder.store(builder.fadd(share, window.load(2, cell)), value)
+            window.store(2, cell, builder.load(value))
+
+        window.each_tap(steps, taps, give)
+        return context.get_dummy_value()
+
+    integers, int64 = types.UniTuple(types.int64, 3), types.int64
+    return types.void(g, int64, dx, int64, integers, integers, int64, g.dtype, int64), codegen
+
+
 if not numba.config.DISABLE_JIT:
     _max_of_window = intrinsic(_max_of_window_typing)
     _give_to_winners = intrinsic(_give_to_winners_typing)
+    _sum_of_window = intrinsic(_sum_of_window_typing)
+    _give_to_window = intrinsic(_give_to_window_typing)
 
 
 def max_pool2d_scatter(
@@ -412,59 +476,60 @@ def _average(x: np.ndarray, windows: list[np.ndarray], divisor: int | None) -> n
     base = nhwc(x)
     n, _, _, c = base.shape
     y = empty((n, len(windows[0]), len(windows[1]), c), x.dtype)
-    launch(_avg_pool, base, y, *windows, divisor or 0, work=base.size + y.size)
+    launch(_avg_pool, base.reshape(-1), y.reshape(-1), base.shape, *windows, divisor or 0, work=base.size + y.size)
     return nchw(y)
 
 
 @jit(parts=True)
-def _avg_pool(x, y, vertical, horizontal, divisor, p, parts):
-    n, rows, columns, c = y.shape
+def _avg_pool(x, y, shape, vertical, horizontal, divisor, p, parts):
+    n, h, w, c = shape
+    rows, columns, lanes = len(vertical), len(horizontal), _LANES // x.itemsize
+    steps = w * c, c, 0
     for row in range(p * n * rows // parts, (p + 1) * n * rows // parts):
         image = row // rows
         top, bottom, height = vertical[row - image * rows]
         for column in range(columns):
             left, right, width = horizontal[column]
-            out = y[image, row - image * rows, column]
-            for k in range(c):
-                out[k] = 0
-            for i in range(top, bottom):
-                for j in range(left, right):
-                    cell = x[image, i, j]
-                    for k in range(c):
-                        out[k] += cell[k]
-            scale = y.dtype.type(1 / (divisor if divisor != 0 else height * width))
-            for k in range(c):
-                out[k] *= scale
+            scale = x.dtype.type(1 / (divisor if divisor != 0 else height * width))
+            at, to = ((image * h + top) * w + left) * c, (row * columns + column) * c
+            taps = bottom - top, right - left, 0
+            for k in range(0, c, lanes):
+                some = c - k if c - k < lanes else lanes
+                _sum_of_window(x, at + k, steps, taps, y, to + k, some, scale)
 
 
 def _average_grad(g: np.ndarray, input_hw: Pair, windows: list[np.ndarray], divisor: int | None) -> np.ndarray:
     base = nhwc(g)
     n, _, _, c = base.shape
     dx = empty((n, *input_hw, c), g.dtype)
-    launch(_avg_grad, base, dx, *windows, divisor or 0, work=dx.size + base.size)
+    overlap = any((axis[1:, 0] < axis[:-1, 1]).any() for axis in windows)
+    flat = base.reshape(-1), dx.reshape(-1)
+    launch(_avg_grad, *flat, dx.shape, *windows, divisor or 0, overlap, work=dx.size + base.size)
     return nchw(dx)
 
 
 @jit(parts=True)
-def _avg_grad(g, dx, vertical, horizontal, divisor, p, parts):
-    """Each input row takes its share from the windows that contain it."""
-    n, h, _, c = dx.shape
-    rows, columns = g.shape[1], g.shape[2]
-    for row in range(p * n * h // parts, (p + 1) * n * h // parts):
-        image = row // h
-        line = dx[image, row - image * h]
-        flat = line.reshape(-1)
-        for k in range(flat.size):
-            flat[k] = 0
-        for r in range(rows):
-            top, bottom, height = vertical[r]
-            if row - image * h < top or row - image * h >= bottom:
-                continue
+def _avg_grad(g, dx, shape, vertical, horizontal, divisor, overlap, p, parts):
+    """A task owns the input rows from one output row's windows to the next one's, or an image if they overlap."""
+    n, h, w, c = shape
+    rows, columns, lanes = len(vertical), len(horizontal), _LANES // g.itemsize
+    steps = w * c, c, 0
+    bands = 1 if overlap else rows
+    for task in range(p * n * bands // parts, (p + 1) * n * bands // parts):
+        image = task // bands
+        first = task - image * bands
+        top = 0 if first == 0 else min(vertical[first, 0], h)
+        bottom = h if first == bands - 1 else min(vertical[first + 1, 0], h)
+        band = dx[(image * h + top) * w * c : (image * h + bottom) * w * c]
+        for k in range(band.size):
+            band[k] = 0
+        for row in range(first, rows if overlap else first + 1):
+            top, bottom, height = vertical[row]
             for column in range(columns):
                 left, right, width = horizontal[column]
-                values = g[image, r, column]
                 scale = g.dtype.type(1 / (divisor if divisor != 0 else height * width))
-                for j in range(left, right):
-                    cell = line[j]
-                    for k in range(c):
-                        cell[k] += scale * values[k]
+                at, to = ((image * rows + row) * columns + column) * c, ((image * h + top) * w + left) * c
+                taps = bottom - top, right - left, 0
+                for k in range(0, c, lanes):
+                    some = c - k if c - k < lanes else lanes
+                    _give_to_window(g, at + k, dx, to + k, steps, taps, some, scale, overlap)
