@@ -43,6 +43,7 @@ class Side:
             command = [torch, "-c", _FOREIGN, str(Path(__file__).parents[1])]
         environment = os.environ | {
             "OPENBLAS_NUM_THREADS": str(threads),
+            "OPENBLAS_THREAD_TIMEOUT": "22",  # spin for 2**22 cycles after a product, not for 0.1 s into our turn
             "TORCHINDUCTOR_COMPILE_THREADS": "1",  # else a pool of processes that outlives the compilation
         }
         self._process = subprocess.Popen(
