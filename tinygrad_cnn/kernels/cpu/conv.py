@@ -55,8 +55,10 @@ def conv2d_input_grad(g: np.ndarray, w: np.ndarray, input_hw: tuple[int, int], s
     plan = _input_grad(g.dtype.char, g.shape, w.shape, input_hw, spec)
     x = memory.empty(plan.shape, g.dtype)
     tiles = _tiles_of_input_grad(g.dtype.char, g.shape, w.shape, input_hw, spec)
-    if tiles is not None and conv_winograd.convolve(tiles, layout(g, NHWC), layout(w, HWIO), x, flip=True):
-        return x.transpose(NCHW)
+    if tiles is not None:
+        flipped = _flipped(w, input_hw, spec).reshape(*w.shape[2:], *w.shape[:2])
+        if conv_winograd.convolve(tiles, layout(g, NHWC), flipped, x):
+            return x.transpose(NCHW)
     if plan.clear:
         x.fill(0)
     if plan.work is not None:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .. import get_num_threads, launch
@@ -32,7 +33,8 @@ from ..compile import jit
 from . import contract, memory, simd
 from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
 from .conv_shared import copy_row
-from .simd import A1, A2, AK, AR, B1, B2, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, clamp, copy, transpose
+from .matmul import column_sums
+from .simd import A1, A2, AK, AR, B1, B2, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, clamp
 
 #: The three matrices, and transposes of two of them: rows of (column, coefficient).
 _INPUT = (((0, 1), (2, -1)), ((1, 1), (2, 1)), ((2, 1), (1, -1)), ((1, 1), (3, -1)))  # B'
@@ -107,6 +109,29 @@ def _transform(matrix: Any) -> Any:
     return intrinsic(typing)
 
 
+@intrinsic
+def _all_finite(typing_context: Any, x: Any, at: Any, count: Any) -> Any:
+    """Whether `count` elements, a multiple of the vector, have no infinity and no NaN: times 0 they stay 0."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        scalar = context.get_data_type(x.dtype)
+        align = context.get_abi_sizeof(scalar)
+        lanes = simd.host().vector_bytes // align
+        vector = ir.VectorType(scalar, lanes)
+        zero = vector([0.0] * lanes)
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        total = cgutils.alloca_once_value(builder, zero)
+        with cgutils.for_range(builder, builder.udiv(values[2], simd.INT64(lanes))) as loop:
+            place = builder.add(values[1], builder.mul(loop.index, simd.INT64(lanes)))
+            value = builder.load(builder.gep(data, [place], source_etype=scalar), typ=vector, align=align)
+            builder.store(builder.fadd(builder.load(total), builder.fmul(value, zero)), total)
+        odd = builder.fcmp_unordered("uno", builder.load(total), zero)
+        bits = builder.bitcast(odd, ir.IntType(lanes))
+        return builder.icmp_unsigned("==", bits, ir.IntType(lanes)(0))
+
+    return types.boolean(x, types.int64, types.int64), codegen
+
+
 if contract.ENABLED:
     _input_planes, _output_pixels, _grad_planes = _transform(_INPUT), _transform(_OUTPUT), _transform(_GRAD)
     _kernel_planes, _kernel_sums = _transform(_KERNEL), _transform(_KERNEL_GRAD)
@@ -114,8 +139,8 @@ if contract.ENABLED:
 
 # fmt: off
 (IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_ROWS, OUT_COLUMNS, OUT_CHANNELS, TOP, LEFT, PIECE_ROWS, PIECE_COLUMNS,
- WHOLE_ROWS, WHOLE_COLUMNS, TILE_ROWS, TILE_COLUMNS, BLOCKS, BANDS, BLOCK_IMAGES, SPAN, V_ROW, V_PLANE, M_PLANE,
- BAND, V_AT, M_AT, SCRATCH, SHARD_COUNT, PANELS, LANE_COUNT, RELU, TILE) = range(31)
+ WHOLE_ROWS, WHOLE_COLUMNS, TILE_ROWS, TILE_COLUMNS, BLOCKS, BANDS, BLOCK_IMAGES, MOST_ROWS, SPAN, V_ROW, V_PLANE,
+ M_PLANE, BAND, V_AT, M_AT, SCRATCH, SHARD_COUNT, PANELS, LANE_COUNT, RELU, TILE) = range(32)
 # fmt: on
 HEADER = TILE + 5 * TILE_ARGS
 
@@ -169,7 +194,8 @@ def find(
         IMAGES: n, HEIGHT: h, WIDTH: w, CHANNELS: c, OUT_ROWS: p, OUT_COLUMNS: q, OUT_CHANNELS: o, TOP: origin[0],
         LEFT: origin[1], PIECE_ROWS: pieces[0], PIECE_COLUMNS: pieces[1], WHOLE_ROWS: whole[0],
         WHOLE_COLUMNS: whole[1], TILE_ROWS: tile_rows, TILE_COLUMNS: tile_columns, BLOCKS: blocks, BANDS: bands,
-        BLOCK_IMAGES: block_images, SPAN: span, V_ROW: v_row, V_PLANE: v_plane, M_PLANE: m_plane, BAND: band,
+        BLOCK_IMAGES: block_images, MOST_ROWS: -(-tile_rows // bands) * block_images, SPAN: span, V_ROW: v_row,
+        V_PLANE: v_plane, M_PLANE: m_plane, BAND: band,
         V_AT: band, M_AT: band + 16 * v_plane, SCRATCH: band + 16 * (v_plane + m_plane),
         SHARD_COUNT: min(SHARDS, blocks), LANE_COUNT: lanes, RELU: relu,
     }  # fmt: skip
@@ -183,17 +209,18 @@ def find(
 def _pays(tiles: int, c: int, o: int, kernel_hw: tuple[int, int], lanes: int) -> bool:
     """Whether fewer products outweigh the transforms, by estimated cycles; 9 of 10 to be sure.
 
-    A vector through a transform is some 35 cycles, through that of the weights 8 a plane (measured with AVX-512), and
-    a product of a single vector of output channels waits for loads (60 % of the peak).
+    A vector through a transform is some 35 cycles, through that of the weights 8 a plane, and the launches cost as
+    much as 60,000 (measured with AVX-512). With a single vector of channels products are too short: 0.7 to 1.2 times
+    the direct kernels' speed.
     """
-    if min(kernel_hw) < 3:
+    if min(kernel_hw) < 3 or min(c, o) < 2 * lanes:
         return False
     pieces = [-(-k // 3) for k in kernel_hw]
     planes = [3 * piece + k // 3 for piece, k in zip(pieces, kernel_hw, strict=True)]
     product = c * o / (2 * lanes) * 1.1
-    tile = planes[0] * planes[1] * product * (1.8 if o == lanes else 1) + 35 * (pieces[0] * pieces[1] * c + o) / lanes
+    tile = planes[0] * planes[1] * product + 35 * (pieces[0] * pieces[1] * c + o) / lanes
     weights = pieces[0] * pieces[1] * 16 * c * o / lanes * 8
-    return tiles * tile + weights < 0.9 * tiles * 4 * kernel_hw[0] * kernel_hw[1] * product
+    return tiles * tile + weights + 60_000 < 0.9 * tiles * 4 * kernel_hw[0] * kernel_hw[1] * product
 
 
 def _block_sizes(n: int, tile_rows: int, tile_columns: int, bands: int, block_images: int) -> tuple[int, int]:
@@ -237,14 +264,9 @@ def _sum_tiles(
     return arguments + [0] * TILE_ARGS, [contract.panels(char, simd.OUTER, c, o)]
 
 
-def convolve(
-    plan: Plan, x: np.ndarray, w: np.ndarray, y: np.ndarray, bias: np.ndarray | None = None, flip: bool = False
-) -> bool:
-    """y (N, P, Q, O) from x (N, H, W, C) and w (KH, KW, C, O), all C-contiguous; False if y is not finite.
-
-    With `flip`, w is the (KH, KW, O, C) of the convolution whose input gradient y is.
-    """
-    planes = _transformed(plan, w, flip)
+def convolve(plan: Plan, x: np.ndarray, w: np.ndarray, y: np.ndarray, bias: np.ndarray | None = None) -> bool:
+    """y (N, P, Q, O) from x (N, H, W, C) and w (KH, KW, C, O), all C-contiguous; False if y is not finite."""
+    planes = _transformed(plan, w)
     threads = get_num_threads()
     scratch = memory.empty((threads * plan.scratch,), x.dtype)
     finite = np.ones(threads, np.bool_)
@@ -254,30 +276,16 @@ def convolve(
     return bool(finite.all())
 
 
-def _transformed(plan: Plan, w: np.ndarray, flip: bool) -> np.ndarray:
+def _transformed(plan: Plan, w: np.ndarray) -> np.ndarray:
     """(KH, KW, C, O) -> (16, K, O), flat."""
     kh, kw, c, o = w.shape
     rows, columns = plan.pieces
-    taps, lanes = contract.flat(w), simd.lanes(w.dtype)
-    if flip or (kh, kw) != (3 * rows, 3 * columns):
-        taps = memory.zeros((9 * rows * columns * c * o,), w.dtype)
-        launch(_pieces, contract.flat(w), taps, kh, kw, 3 * columns, c, o, flip, lanes, work=w.size)
+    if (kh, kw) != (3 * rows, 3 * columns):
+        w, taps = memory.zeros((3 * rows, 3 * columns, c, o), w.dtype), w
+        w[:kh, :kw] = taps
     planes = memory.empty((16 * rows * columns * c * o,), w.dtype)
-    launch(_transform_kernel, taps, planes, rows, columns, c * o, lanes, work=planes.size)
+    launch(_transform_kernel, contract.flat(w), planes, rows, columns, c * o, simd.lanes(w.dtype), work=planes.size)
     return planes
-
-
-@jit(parts=True)
-def _pieces(w, taps, kh, kw, row, c, o, flip, lanes, part, parts):  # type: ignore[no-untyped-def]
-    """Copy taps (KH, KW, C, O) to rows of `row` taps; with flip the last first, each transposed to (O, C)."""
-    size = c * o
-    for tap in range(kh * kw * part // parts, kh * kw * (part + 1) // parts):
-        i, j = tap // kw, tap % kw
-        if flip:
-            at = ((kh - 1 - i) * row + kw - 1 - j) * size
-            transpose(c, o, w, tap * size, o, taps, at, c, lanes)
-        else:
-            copy(taps, (i * row + j) * size, w, tap * size, size)
 
 
 @jit(parts=True)
@@ -301,14 +309,14 @@ def _convolve(plan, x, u, y, bias, scratch, finite, part, parts):  # type: ignor
     for block in range(blocks * part // parts, blocks * (part + 1) // parts):
         n, images, top, bottom = _block(plan, block)
         _to_planes(plan, x, n, images, top, bottom, scratch, base)
-        small = (bottom - top) * images < _most_rows(plan)
+        small = (bottom - top) * images < plan[MOST_ROWS]
         for plane in range(16):
             _multiply(plan, plane, small, u, bias, scratch, base)
         _from_planes(plan, n, images, top, bottom, scratch, base, y)
         row, rows = plan[OUT_COLUMNS] * plan[OUT_CHANNELS], plan[OUT_ROWS]
         at = (n * rows + 2 * top) * row
         count = ((n + images - 1) * rows + min(2 * bottom, rows)) * row - at
-        if not _is_finite(y, at, count):
+        if not _all_finite(y, at, count):
             finite[part] = False
         if plan[RELU]:
             clamp(y, at, count)
@@ -321,12 +329,6 @@ def _block(plan, block):  # type: ignore[no-untyped-def]
     n, band = block // bands * plan[BLOCK_IMAGES], block % bands
     images = min(plan[BLOCK_IMAGES], plan[IMAGES] - n)
     return n, images, rows * band // bands, rows * (band + 1) // bands
-
-
-@jit
-def _most_rows(plan):  # type: ignore[no-untyped-def]
-    """Rows of tiles in the largest block, of all its images."""
-    return (plan[TILE_ROWS] + plan[BANDS] - 1) // plan[BANDS] * plan[BLOCK_IMAGES]
 
 
 @jit
@@ -391,21 +393,6 @@ def _from_planes(plan, n, images, top, bottom, scratch, base, y):  # type: ignor
                 at += channels
 
 
-@jit
-def _is_finite(y, at, count):  # type: ignore[no-untyped-def]
-    """Whether a stretch of y has no infinity and no NaN: their exponents are all ones."""
-    out = y[at : at + count]
-    if y.itemsize == 4:
-        single, most = out.view(np.int32), np.int32(0)
-        for i in range(single.size):
-            most = max(most, single[i] & np.int32(0x7F800000))
-        return most < np.int32(0x7F800000)
-    double, largest = out.view(np.int64), np.int64(0)
-    for i in range(double.size):
-        largest = max(largest, double[i] & np.int64(0x7FF0000000000000))
-    return largest < np.int64(0x7FF0000000000000)
-
-
 def weight_grad(plan: Plan, x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int]) -> np.ndarray | None:
     """(KH, KW, C, O) from x (N, H, W, C) and g (N, P, Q, O), all C-contiguous; None if it is not finite."""
     (rows, columns), c, o = plan.pieces, x.shape[3], g.shape[3]
@@ -416,8 +403,10 @@ def weight_grad(plan: Plan, x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, 
     launch(
         _sum_planes, plan.numbers, contract.flat(x), contract.flat(g), sums, scratch, work=plan.work, threads=threads
     )
+    if shards > 1:
+        sums = column_sums(sums.reshape(shards, -1))
     taps = memory.empty((3 * rows, 3 * columns, c, o), x.dtype)
-    launch(_collect, sums, taps.reshape(-1), shards, rows, columns, c * o, simd.lanes(x.dtype), work=sums.size)
+    launch(_to_taps, sums, taps.reshape(-1), rows, columns, c * o, simd.lanes(x.dtype), work=sums.size)
     w = np.ascontiguousarray(taps[: kernel_hw[0], : kernel_hw[1]])
     return w if np.isfinite(w).all() else None
 
@@ -433,7 +422,7 @@ def _sum_planes(plan, x, g, sums, scratch, part, parts):  # type: ignore[no-unty
             n, images, top, bottom = _block(plan, block)
             _to_planes(plan, x, n, images, top, bottom, scratch, base)
             _grads_to_planes(plan, g, n, images, top, bottom, scratch, base)
-            small = (bottom - top) * images < _most_rows(plan)
+            small = (bottom - top) * images < plan[MOST_ROWS]
             tile = TILE + TILE_ARGS * ((0 if small else 2) + (1 if block > first else 0))
             _add_products(plan, tile, shard, sums, scratch, base)
 
@@ -484,20 +473,12 @@ def _add_products(plan, tile, shard, sums, scratch, base):  # type: ignore[no-un
 
 
 @jit(parts=True)
-def _collect(sums, taps, shards, rows, columns, size, lanes, part, parts):  # type: ignore[no-untyped-def]
-    """Add the shards up, in order, and transform the sums to taps: a share of the (C, O) matrix of every piece."""
-    vectors, pieces = size // lanes, rows * columns
-    begin, end = vectors * part // parts * lanes, vectors * (part + 1) // parts * lanes
-    for piece in range(pieces):
-        for plane in range(16):
-            first = (plane * pieces + piece) * size
-            total = sums[first + begin : first + end]
-            for shard in range(1, shards):
-                at = first + shard * 16 * pieces * size
-                more = sums[at + begin : at + end]
-                for k in range(total.size):
-                    total[k] += more[k]
+def _to_taps(sums, taps, rows, columns, size, lanes, part, parts):  # type: ignore[no-untyped-def]
+    """Each part takes its share of the (C, O) matrix, of every piece."""
+    vectors = size // lanes
+    plane = rows * columns * size
+    for piece in range(rows * columns):
         target = (piece // columns * 9 * columns + piece % columns * 3) * size
-        plane = pieces * size
-        for k in range(begin, end, lanes):
-            _kernel_sums(sums, piece * size + k, 4 * plane, plane, taps, target + k, 3 * columns * size, size)
+        for v in range(vectors * part // parts, vectors * (part + 1) // parts):
+            at, to = piece * size + v * lanes, target + v * lanes
+            _kernel_sums(sums, at, 4 * plane, plane, taps, to, 3 * columns * size, size)
