@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
@@ -249,6 +250,18 @@ def test_a_region_runs_in_one_part_while_another_holds_the_door(monkeypatch: pyt
     with kernels._region:
         kernels.launch(shares, out, sizes, work=1e9)
     assert set(out) == {0}
+
+
+@kernels.jit(parts=True)
+def with_memory_of_its_own(out, p, parts):  # type: ignore[no-untyped-def]
+    out[p] = np.empty(3).size
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="plain Python allocates")
+def test_a_kernel_cannot_allocate() -> None:
+    """Numba's reference counts are off: with them each view made in a loop is an atomic operation."""
+    with pytest.raises(numba.core.errors.TypingError, match="empty"):
+        with_memory_of_its_own(np.zeros(2), 2)
 
 
 def test_folder_of_each_system(monkeypatch: pytest.MonkeyPatch) -> None:
