@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import launch, reference
-from ..compile import jit
+from ..compile import inner, jit
 from ..spec import Conv2dSpec
 from . import contract, conv_spread, conv_winograd, memory, simd
 from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
@@ -218,7 +218,7 @@ def _walk_windows(plan, x, w, y, bias, scratch, part, parts):  # type: ignore[no
             clamp(y, n * plan[Y_IMAGE] + top * plan[at + Y_ROW], (bottom - top) * plan[at + Y_ROW])
 
 
-@jit
+@inner
 def _clear_band(plan, at, y, n, top, bottom):  # type: ignore[no-untyped-def]
     """Zeros in the rows of y from the phase's row `top` (or the first) to its row `bottom` (or the last)."""
     first = plan[at + Y_AT] // plan[CLEARS] * plan[CLEARS]
@@ -227,7 +227,7 @@ def _clear_band(plan, at, y, n, top, bottom):  # type: ignore[no-untyped-def]
     clear(y, n * plan[Y_IMAGE] + begin, end - begin)
 
 
-@jit
+@inner
 def _copy_band(plan, at, x, n, top, bottom, scratch, base):  # type: ignore[no-untyped-def]
     """Copy the input rows under output rows top..bottom, with zeros where they leave the image."""
     channels, width = plan[CHANNELS], plan[WIDTH]
@@ -240,7 +240,7 @@ def _copy_band(plan, at, x, n, top, bottom, scratch, base):  # type: ignore[no-u
         to += columns * channels
 
 
-@jit
+@inner
 def _tile_band(plan, at, source, base, w, y, bias, n, top, bottom):  # type: ignore[no-untyped-def]
     """All tiles of output rows top..bottom; `base` is the first window's first element in source."""
     tile = at + TILE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..compile import jit
+from ..compile import inner
 from . import memory
 from .simd import clear, copy
 
@@ -34,7 +34,7 @@ def longer_rows(h: int, w: int) -> tuple[int, int]:
     return h // times, w * times
 
 
-@jit
+@inner
 def copy_row(x, source, row, height, width, channels, left, columns, scratch, to):  # type: ignore[no-untyped-def]
     """Copy columns left..left+columns of an image row to scratch, with zeros outside of the image."""
     begin = min(max(-left, 0), columns)

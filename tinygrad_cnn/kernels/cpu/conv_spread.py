@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..compile import jit
+from ..compile import inner, jit
 from ..spec import Conv2dSpec
 from . import contract, memory, simd
 from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
@@ -79,7 +79,7 @@ def _spread(plan, g, w, x, bias, scratch, part, parts):  # type: ignore[no-untyp
             _tiles(plan, g, n * plan[G_IMAGE], w, x, at)
 
 
-@jit
+@inner
 def _tiles(plan, g, at_g, w, x, at_x):  # type: ignore[no-untyped-def]
     """Add every column of output pixels to the image at x."""
     columns, step = plan[COLUMNS_OUT], plan[STEP]
@@ -103,7 +103,7 @@ def _tiles(plan, g, at_g, w, x, at_x):  # type: ignore[no-untyped-def]
                         c += m * plan[TILE + LDC]
 
 
-@jit
+@inner
 def _crop(plan, padded, base, x, at):  # type: ignore[no-untyped-def]
     """Copy the image out of its padded form; what no window reaches is zero."""
     channels, columns, width = plan[CHANNELS], plan[WIDTH], plan[TARGET_WIDTH]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..compile import jit
+from ..compile import inner, jit
 from ..spec import Conv2dSpec
 from . import contract, memory, simd
 from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
@@ -187,7 +187,7 @@ def _walk(plan, x, g, w, bias, scratch, part, parts):  # type: ignore[no-untyped
             _block(plan, x, g, w, scratch, part * plan[SCRATCH], shard, split, block, block == first)
 
 
-@jit
+@inner
 def _block(plan, x, g, w, scratch, base, shard, split, block, begins):  # type: ignore[no-untyped-def]
     """Add what a block of images and rows gives to the jobs of a split."""
     bands, rows = plan[BANDS], plan[ROWS_OUT]
@@ -212,7 +212,7 @@ def _block(plan, x, g, w, scratch, base, shard, split, block, begins):  # type: 
         _tiles(plan, tile, x, at_x, g, at_g, w, shard, split)
 
 
-@jit
+@inner
 def _copy_rows(plan, x, source, first, last, scratch, to):  # type: ignore[no-untyped-def]
     channels, width, columns = plan[CHANNELS], plan[WIDTH], plan[SPAN_COLUMNS]
     for row in range(first, last):
@@ -221,7 +221,7 @@ def _copy_rows(plan, x, source, first, last, scratch, to):  # type: ignore[no-un
         to += columns * channels
 
 
-@jit
+@inner
 def _tiles(plan, tile, left, at_left, right, at_right, w, shard, split):  # type: ignore[no-untyped-def]
     """The (group, run, panel) jobs of a split: each walks the whole block with its sums in registers."""
     runs, panels, splits = plan[RUNS], plan[PANELS], plan[SPLITS]

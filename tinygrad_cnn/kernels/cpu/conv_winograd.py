@@ -29,7 +29,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .. import get_num_threads, launch
-from ..compile import jit
+from ..compile import inner, jit
 from . import contract, memory, simd
 from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
 from .conv_shared import copy_row
@@ -322,7 +322,7 @@ def _convolve(plan, x, u, y, bias, scratch, finite, part, parts):  # type: ignor
             clamp(y, at, count)
 
 
-@jit
+@inner
 def _block(plan, block):  # type: ignore[no-untyped-def]
     """A block's first image, number of images, first row of tiles and the row after the last."""
     bands, rows = plan[BANDS], plan[TILE_ROWS]
@@ -331,7 +331,7 @@ def _block(plan, block):  # type: ignore[no-untyped-def]
     return n, images, rows * band // bands, rows * (band + 1) // bands
 
 
-@jit
+@inner
 def _to_planes(plan, x, n, images, top, bottom, scratch, base):  # type: ignore[no-untyped-def]
     """V[plane, tile, piece, channel]: the transformed inputs of a block."""
     channels, width, span, lanes = plan[CHANNELS], plan[WIDTH], plan[SPAN], plan[LANE_COUNT]
@@ -354,7 +354,7 @@ def _to_planes(plan, x, n, images, top, bottom, scratch, base):  # type: ignore[
                 tile += plan[V_ROW]
 
 
-@jit
+@inner
 def _multiply(plan, plane, small, u, bias, scratch, base):  # type: ignore[no-untyped-def]
     """M[plane] = V[plane] @ U[plane]: (tiles, K) @ (K, O). Plane (1, 1) has the bias: it reaches all four outputs."""
     k = plan[PIECE_ROWS] * plan[PIECE_COLUMNS] * plan[CHANNELS]
@@ -376,7 +376,7 @@ def _multiply(plan, plane, small, u, bias, scratch, base):  # type: ignore[no-un
             c += m * plan[tile + LDC]
 
 
-@jit
+@inner
 def _from_planes(plan, n, images, top, bottom, scratch, base, y):  # type: ignore[no-untyped-def]
     """The block's output pixels."""
     channels, columns, rows, lanes = plan[OUT_CHANNELS], plan[OUT_COLUMNS], plan[OUT_ROWS], plan[LANE_COUNT]
@@ -427,7 +427,7 @@ def _sum_planes(plan, x, g, sums, scratch, part, parts):  # type: ignore[no-unty
             _add_products(plan, tile, shard, sums, scratch, base)
 
 
-@jit
+@inner
 def _grads_to_planes(plan, g, n, images, top, bottom, scratch, base):  # type: ignore[no-untyped-def]
     """The transformed output gradients of a block, in the place of M[plane, tile, output channel]."""
     channels, width, span = plan[OUT_CHANNELS], plan[OUT_COLUMNS], 2 * plan[TILE_COLUMNS]
@@ -446,7 +446,7 @@ def _grads_to_planes(plan, g, n, images, top, bottom, scratch, base):  # type: i
                 to += channels
 
 
-@jit
+@inner
 def _add_products(plan, tile, shard, sums, scratch, base):  # type: ignore[no-untyped-def]
     """sums[shard, plane, piece] += V[plane, :, piece]' @ M[plane], but for planes that no tap of the piece needs."""
     rows, columns = plan[PIECE_ROWS], plan[PIECE_COLUMNS]

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from .. import reference
-from ..compile import jit
+from ..compile import inner, jit
 from . import contract, memory, simd
 from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
 from .simd import AK, AR, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, clamp, copy, transpose
@@ -201,7 +201,7 @@ def _multiply_blocks(plan, a, b, c, bias, scratch, part, parts):  # type: ignore
             _clamp_block(plan, c, group, top, bottom)
 
 
-@jit
+@inner
 def _clamp_block(plan, c, group, top, bottom):  # type: ignore[no-untyped-def]
     """The ReLU of the panels of a group in rows top..bottom."""
     panels, groups, columns = plan[M_PANELS], plan[M_GROUPS], plan[M_COLUMNS]
@@ -212,7 +212,7 @@ def _clamp_block(plan, c, group, top, bottom):  # type: ignore[no-untyped-def]
         clamp(c, row * columns + first, last - first)
 
 
-@jit
+@inner
 def _block(plan, a, b, c, bias, scratch, base, batch, group, top, bottom, first, last):  # type: ignore[no-untyped-def]
     """C[top:bottom, the panels of a group] += A[top:bottom, first:last] @ B[first:last, those panels]."""
     more_rows = bottom - top - plan[M_ROWS] // plan[M_BLOCKS]
@@ -242,7 +242,7 @@ def _block(plan, a, b, c, bias, scratch, base, batch, group, top, bottom, first,
             _tiles(plan, tile, panel, source, left, b, right, c, out, bias)
 
 
-@jit
+@inner
 def _pack_panel(plan, b, right, depth, columns, scratch, to, row):  # type: ignore[no-untyped-def]
     """Copy a (depth, columns) panel of B into scratch, rows `row` elements apart."""
     down, across = plan[M_B_DEPTH], plan[M_B_COLUMN]
@@ -257,7 +257,7 @@ def _pack_panel(plan, b, right, depth, columns, scratch, to, row):  # type: igno
                 scratch[to + d * row + j] = b[right + d * down + j * across]
 
 
-@jit
+@inner
 def _tiles(plan, tile, panel, a, left, b, right, c, out, bias):  # type: ignore[no-untyped-def]
     for t in range(plan[panel + TILES]):
         big = t < plan[panel + BIGS]

@@ -24,7 +24,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from ..compile import jit
+from ..compile import inner, jit
 
 #: What a tile reads from its plan: the loop counts, the strides of A, of B, of C's rows, and START.
 N1, N2, N3, A1, A2, AK, AR, B1, B2, BK, LDC, START = range(12)
@@ -514,7 +514,7 @@ def _transpose_square(
     return types.none(source, types.int64, types.int64, target, types.int64, types.int64), codegen
 
 
-@jit
+@inner
 def transpose(rows, columns, source, source_at, source_row, target, target_at, target_row, lanes):  # type: ignore[no-untyped-def]
     """target[c, r] = source[r, c] between 1-D arrays, in squares of `lanes` x `lanes`."""
     for r in range(0, rows, lanes):
@@ -528,7 +528,7 @@ def transpose(rows, columns, source, source_at, source_row, target, target_at, t
                         target[to + j * target_row + i] = source[at + i * source_row + j]
 
 
-@jit
+@inner
 def clamp(y, at, count):  # type: ignore[no-untyped-def]
     """The ReLU of a stretch of y, in its place while it is still in the cache; NaN stays NaN."""
     zero, y = y.dtype.type(0), y[at : at + count]
