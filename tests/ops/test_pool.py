@@ -78,6 +78,23 @@ def test_max_pool2d_gives_the_whole_gradient_to_the_first(problem: Any) -> None:
     assert dx.sum().item() == g.sum()
 
 
+@pytest.mark.parametrize(("kernel", "padding", "dilation"), [(2, 0, 1), (3, 1, 1), (2, 1, 2), (3, 0, 2), (4, 2, 1)])
+@pytest.mark.parametrize("windows", [2, 3])
+def test_cells_that_no_window_sees_have_gradient_zero(kernel: int, padding: int, dilation: int, windows: int) -> None:
+    """An image as long as its windows together, which padding moves and dilation spreads: some cells are left out."""
+    size = kernel * windows
+    x = tg.from_numpy(np.arange(2.0 * size * size).reshape(1, 2, size, size)).requires_grad_()
+    y, index = F.max_pool2d(x, kernel, kernel, padding, dilation, return_indices=True)
+    g = np.arange(1.0, 1 + y.numel()).reshape(1, 2, -1)
+    junk = np.full(x.shape, np.nan)
+    del junk  # so that memory which is never written shows
+    (dx,) = tg.autograd.grad(y, x, tg.from_numpy(g.reshape(y.shape)))
+    expected = np.zeros((2, size * size))
+    for channel in range(2):
+        np.add.at(expected[channel], index.numpy()[0, channel].ravel(), g[0, channel])
+    np.testing.assert_array_equal(dx.numpy().reshape(2, -1), expected)
+
+
 def test_nan_wins_and_padding_never_does() -> None:
     """NaN beats numbers and takes the gradient, the first NaN before others; -3 beats the zeros of no "
     "padding."""

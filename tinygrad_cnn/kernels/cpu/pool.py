@@ -331,7 +331,8 @@ def max_pool2d_scatter(
     dx = empty((n, h, w, c), g.dtype)
     overlap = any((k - 1) * d + 1 > s for k, d, s in zip(kernel, dilation, stride, strict=True))
     out_hw = base.shape[1:3]
-    tiled = kernel == stride and (h, w) == (kernel[0] * out_hw[0], kernel[1] * out_hw[1])
+    whole = (h, w) == (kernel[0] * out_hw[0], kernel[1] * out_hw[1])
+    tiled = whole and kernel == stride and padding == (0, 0) and not overlap
     windows = _taps(input_hw, kernel, stride, padding, dilation, out_hw)
     steps = dilation[0] * w * c, dilation[1] * c, kernel[1]
     how = stride[0], padding[0], overlap, not tiled
