@@ -154,3 +154,17 @@ def test_same_bits_on_any_threads(x: np.ndarray) -> None:
         ]
 
     naive.same_bits_on_any_threads(compute)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_where_of_a_zero(dtype: type) -> None:
+    """To the bit as NumPy, -0.0 and NaN as well, in the array's order of axes; on either side."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 9, 9, 20)).astype(dtype).transpose(0, 3, 1, 2)
+    x[0, 0] = np.nan
+    condition = rng.random(x.shape) < 0.5
+    for a, b in [(x, 0.0), (x, -0.0), (0.0, x), (-0.0, x)]:
+        got, expected = elementwise.where(condition, a, b), np.where(condition, a, b)
+        assert got.dtype == dtype
+        assert got.strides == x.strides
+        assert got.tobytes() == expected.tobytes()

@@ -267,7 +267,7 @@ def where(condition: Any, input: Any, other: Any) -> Any:
         found = getattr(condition, "dtype", type(condition).__name__)
         raise TypeError(f"where expects a bool tensor as condition, got {found}; use condition != 0")
     a, b = _pair(input, other)
-    return np.where(condition, a, b)
+    return on(a).where(condition, a, b)
 
 
 where.vjps(
@@ -475,10 +475,16 @@ def relu(input: Any, inplace: bool = False) -> Any:
 
 @op
 def _leaky_relu(input: Any, negative_slope: float) -> Any:
-    return np.where(input > 0, input, input * input.dtype.type(negative_slope))
+    return on(input).leaky_relu(input, negative_slope)
 
 
-_leaky_relu.vjps(input=lambda g, input, negative_slope: where(gt(input, 0), g, mul(g, negative_slope)))
+@op
+def _leaky_relu_grad(g: Any, input: Any, negative_slope: float) -> Any:
+    return on(g).leaky_relu_grad(g, input, negative_slope)
+
+
+_leaky_relu.vjps(input=lambda g, input, negative_slope: _leaky_relu_grad(g, input, negative_slope))
+_leaky_relu_grad.vjps(g=lambda g, input, negative_slope: _leaky_relu_grad(g, input, negative_slope))  # linear in g
 
 
 def leaky_relu(input: Any, negative_slope: float = 0.01) -> Any:

@@ -154,20 +154,21 @@ def _leaky_relu(g, x, slope, y, p, parts):
         y[i] = g[i] if x[i] > zero else slope * g[i]
 
 
-def where(condition: np.ndarray, a: Any, b: Any) -> np.ndarray:
-    """a where the boolean condition holds, else b; arrays of one float dtype and one shape take the fast path."""
-    if (
-        type(a) is np.ndarray
-        and type(b) is np.ndarray
-        and a.shape == b.shape == condition.shape
-        and a.dtype == b.dtype
-        and a.dtype.kind == "f"
-        and a.nbytes >= SMALL
-        and condition.dtype == np.bool_
-    ):
-        out, elements, (a, b, condition) = _alike(a, b, condition)
-        launch(_where, condition, a, b, elements, work=a.size)
-        return out
+def where(condition: Any, a: Any, b: Any) -> np.ndarray:
+    """a where the boolean condition holds, else b; arrays of one float dtype and one shape, or one and 0, are fast."""
+    like = a if type(a) is np.ndarray else b
+    if _nbytes(like) >= SMALL and like.dtype.kind == "f" and type(condition) is np.ndarray:
+        a, b = (np.broadcast_to(like.dtype.type(x), like.shape) if type(x) is float and x == 0 else x for x in (a, b))
+        if (
+            type(a) is np.ndarray
+            and type(b) is np.ndarray
+            and a.shape == b.shape == condition.shape
+            and a.dtype == b.dtype
+            and condition.dtype == np.bool_
+        ):
+            out, elements, (_, a, b, condition) = _alike(like, a, b, condition)
+            launch(_where, condition, a, b, elements, work=out.size)
+            return out
     return np.asarray(np.where(condition, a, b))
 
 
