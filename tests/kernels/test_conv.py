@@ -113,6 +113,8 @@ def test_all_three_agree_with_the_float64_reference(case: Case, layout: str, bia
         Case(37, 16, (8, 8), 32, (3, 3), Conv2dSpec(padding=(1, 1, 1, 1)), "f", 4),  # blocks of images, one short
         Case(3, 48, (17, 17), 48, (3, 5), Conv2dSpec(padding=(1, 1, 2, 2), groups=48), "f", 5),
         Case(2, 100, (12, 12), 24, (1, 1), Conv2dSpec(), "f", 6),
+        Case(1, 90, (3, 900), 70, (1, 1), Conv2dSpec(), "f", 7),  # a row larger than a block
+        Case(4, 3, (16, 16), 64, (3, 3), Conv2dSpec(padding=(1, 1, 1, 1)), "f", 8),  # a panel of four vectors
     ],
     ids=str,
 )

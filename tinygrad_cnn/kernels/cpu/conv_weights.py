@@ -128,7 +128,7 @@ def _find(
     straight = contract.cycles(char, simd.OUTER, run, o_group)
     swapped = not lanewise and contract.cycles(char, simd.OUTER, o_group, run) < 0.9 * straight
     rows, across = (o_group, run) if swapped else (run, o_group)
-    panels = contract.panels(char, simd.LANEWISE if lanewise else simd.OUTER, rows, across)
+    panels = contract.panels(char, simd.LANEWISE if lanewise else simd.OUTER, rows, across, walk=contract.WALK)
     size = kh * kw * depth * o
     ldc = kh * kw * depth if swapped else o
     runs = []
@@ -137,7 +137,7 @@ def _find(
 
     # blocks: rows of one image, or several images
     row_bytes = (sy * columns * c + q * o) * itemsize
-    bands = -(-p * row_bytes // (2 * BAND_BYTES))
+    bands = min(p, -(-p * row_bytes // (2 * BAND_BYTES)))
     block_images = 1 if bands > 1 else max(1, min(2 * BAND_BYTES // (p * row_bytes), -(-n // TASKS)))
     blocks = -(-n // block_images) * bands
     shards = TASKS
