@@ -157,7 +157,7 @@ class Op:
             if mode.grad:
                 rest = args[1:]  # not args: the base's history will hold this lambda, which must not hold the base
                 result._view = View(base, lambda b: self(b, *rest), base._version.n)
-            elif base._requires_grad or base._node is not None:
+            elif _has_history(base):
                 result._view = View(base, None, base._version.n)
         if mode.grad:
             self._record(result, args, {}, ())
@@ -245,6 +245,17 @@ class Op:
                 if want:
                     grads[i] = self.rules[i].fn(g, *_unpacked(saved, self.rules[i], node))
         return fitted(node, g, grads)
+
+
+def _has_history(x: Any) -> bool:
+    """Whether x requires a gradient, or looks into a tensor that does."""
+    while edge_to(x) is None:
+        if x._view is None:
+            return False
+        if x._view.replay is None:
+            return True
+        x = x._view.base
+    return True
 
 
 def _unpacked(saved: dict[str, Any], rule: Rule, node: Node) -> list[Any]:

@@ -206,7 +206,9 @@ def expand(input: Any, *sizes: Any, size: Any = None) -> Any:
     full = tuple(shape[i - new] if n == -1 and i >= new else n for i, n in enumerate(wanted))
     if any(n < 0 for n in full) or any(had not in (1, n) for had, n in zip(shape, full[new:], strict=True)):
         raise RuntimeError(f"expand: a tensor of shape {shape} cannot be expanded to {wanted}: only sizes of 1 repeat")
-    return input if full == shape else _expand(input, full)
+    if full == shape:
+        return input
+    return _expand(input, full) if math.prod(full) != math.prod(shape) else _reshape(input, full)  # may be written to
 
 
 def broadcast_to(input: Any, shape: Sequence[int]) -> Any:

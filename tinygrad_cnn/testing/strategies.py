@@ -15,6 +15,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from . import layouts as memory
+from .machine import AutogradMachine as AutogradMachine
+from .networks import modules as modules
 
 Shape: TypeAlias = tuple[int, ...]
 Pads: TypeAlias = tuple[tuple[int, int], ...]
@@ -246,10 +248,11 @@ def _conv_dim(
     d = draw(st.integers(1, 2)) if dilation else 1
     o, r = draw(st.integers(1, max_output)), draw(st.integers(0, s - 1))
     need = (o - 1) * s + (k - 1) * d + 1 + r  # the padded input
-    before = draw(st.integers(0, _most_padding(need, mode)))
-    after = draw(st.integers(0, _most_padding(need - before, mode, before))) if asymmetric else before
-    if not asymmetric and 2 * before >= need:
-        before = after = (need - 1) // 2
+    if asymmetric:
+        before = draw(st.integers(0, _most_padding(need, mode)))
+        after = draw(st.integers(0, _most_padding(need - before, mode, before)))
+    else:
+        before = after = draw(st.integers(0, {"reflect": need - 1, "circular": need}.get(mode, need) // 3))
     size = need - before - after
     return {"size": size, "kernel": k, "stride": s, "dilation": d, "padding": (before, after), "output": o}
 
