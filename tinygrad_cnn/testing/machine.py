@@ -52,9 +52,11 @@ class AutogradMachine(RuleBasedStateMachine):
 
     @initialize(seed=_some, shape=st.sampled_from(_SHAPES[1:]))
     def start(self, seed: int, shape: tuple[int, ...]) -> None:
-        """A tensor to differentiate by, and a constant."""
+        """Tensors to differentiate by, and a constant."""
         self._leaf(_numbers(seed, shape), True)
+        self._leaf(_numbers(seed + 2, shape), True)
         self._leaf(_numbers(seed + 1, shape), False)
+        self._keep(self.ours[0] * self.ours[2], self.tape.binary("mul", self.theirs[0], self.theirs[2]))
 
     @rule(seed=_some, shape=st.sampled_from(_SHAPES), requires_grad=st.booleans())
     def leaf(self, seed: int, shape: tuple[int, ...], requires_grad: bool) -> None:
@@ -233,7 +235,15 @@ class AutogradMachine(RuleBasedStateMachine):
 
     @rule(at=_which, seed=_some, retain_graph=st.booleans())
     def backward(self, at: int, seed: int, retain_graph: bool) -> None:
-        i = self._at(at)
+        tracked = self._tracked()
+        self._backward(tracked[at % len(tracked)] if tracked and at < 15 else self._at(at), seed, retain_graph)
+
+    def _tracked(self) -> list[int]:
+        """What requires a gradient, the newest first."""
+        return [i for i in reversed(range(len(self.ours))) if self.ours[i].requires_grad]
+
+    def _backward(self, i: int, seed: int, retain_graph: bool) -> bool:
+        """Whether it succeeded, as it should."""
         g = _numbers(seed, self.ours[i].shape)
         verdict = self.tape.verdict(self.theirs[i])
         try:
@@ -243,10 +253,11 @@ class AutogradMachine(RuleBasedStateMachine):
             assert any(words in reason for words in verdict.may), f"expected {verdict}, got: {reason}"
             if "does not require grad" not in reason:
                 self._start_again()
-            return
+            return False
         assert not verdict.must, f"backward must raise: {verdict}"
         zeros = self.tape.backward(self.theirs[i], g, retain_graph)
         self._agree_on_unreached(zeros)
+        return True
 
     def _agree_on_unreached(self, zeros: set[int]) -> None:
         """Where no element depends on a tensor, a graph of tensors may still lead there: None or zeros."""
@@ -285,30 +296,19 @@ class AutogradMachine(RuleBasedStateMachine):
         self.ours[i].register_hook(seen)
         self.hooks.append((log, self.tape.hook(self.theirs[i], factor or 1.0)))
 
-    @rule(at=_which)
-    def retain_grad(self, at: int) -> None:
+    @rule(at=_which, kind=st.sampled_from(("retain", "use", "zero", "forget")))
+    def gradient(self, at: int, kind: str) -> None:
+        """Retain a gradient, take it as a tensor that the next backward adds to, drop it, or drop the tensor."""
         i = self._at(at)
-        if self._is_own(i):
-            self.ours[i].retain_grad()
-            self.tape.retain(self.theirs[i])
-
-    @rule(at=_which)
-    def zero_grad(self, at: int) -> None:
-        i = self._at(at)
-        self.ours[i].grad = None
-        self.theirs[i].grad = None
-
-    @rule(at=_which)
-    def use_grad(self, at: int) -> None:
-        """The gradient as a tensor of the program: the next backward adds to what it shows."""
-        i = self._at(at)
-        if self.ours[i].grad is not None:
-            self._keep(self.ours[i].grad, self.theirs[i].grad)
-
-    @rule(at=_which)
-    def forget(self, at: int) -> None:
-        i = self._at(at)
-        if len(self.ours) > 2 and not self.ours[i].is_leaf:
+        x, plain = self.ours[i], self.theirs[i]
+        if kind == "retain" and self._is_own(i):
+            x.retain_grad()
+            self.tape.retain(plain)
+        elif kind == "use" and x.grad is not None:
+            self._keep(x.grad, plain.grad)
+        elif kind == "zero":
+            x.grad = plain.grad = None
+        elif kind == "forget" and not x.is_leaf:
             del self.ours[i], self.theirs[i]
 
     # ------------------------------------------------------------------------------------------------- shared
@@ -357,7 +357,11 @@ class AutogradMachine(RuleBasedStateMachine):
         self.theirs.append(plain)
 
     def teardown(self) -> None:
-        self.ours.clear()
+        """In the end the newest tensors are differentiated, one after the other."""
+        for i in [i for i in self._tracked() if not self.ours[i].is_leaf][:4]:
+            if not self._backward(i, 0, True):
+                break
+            self.agree()
 
     @invariant()
     def agree(self) -> None:
