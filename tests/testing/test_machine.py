@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
+import tinygrad_cnn as tg
 from tests.plain_autograd import PlainTape
 from tinygrad_cnn.testing.strategies import AutogradMachine
 
@@ -26,3 +27,29 @@ def test_a_few_hundred_programs() -> None:
 @pytest.mark.slow
 def test_ten_thousand_programs() -> None:
     run(10_000, 20)
+
+
+# What the programs found, each as a test of its own.
+
+
+def test_a_view_of_a_view_taken_under_no_grad_is_not_written_to() -> None:
+    x = tg.ones(3, requires_grad=True)
+    with tg.no_grad():
+        part = x[:2][:1]
+    with pytest.raises(RuntimeError, match="a view taken under no_grad"):
+        part.mul_(x[:1])
+    base = tg.ones(3)
+    first, second = base[:1], base[1:]
+    first.mul_(x[:1])  # base has a history now, which second has not looked up yet
+    with tg.no_grad():
+        part = second[:1]
+    with pytest.raises(RuntimeError, match="a view taken under no_grad"):
+        part.add_(1)
+
+
+def test_a_dimension_of_one_more_is_no_repetition() -> None:
+    x = tg.zeros(3)
+    x.expand(1, 3).add_(1)
+    assert x.tolist() == [1, 1, 1]
+    with pytest.raises(RuntimeError, match="an expanded tensor"):
+        x.expand(2, 3).add_(1)
