@@ -21,7 +21,7 @@ def run(programs: int, steps: int) -> None:
 
 
 def test_a_few_hundred_programs() -> None:
-    run(300, 20)
+    run(200, 20)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from tinygrad_cnn.testing.networks import Residual
 from tinygrad_cnn.testing.strategies import modules
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(modules())
 def test_every_gradient_of_a_random_network(drawn: Any) -> None:
     net, x = drawn
@@ -61,7 +61,7 @@ def test_networks_reach_what_matters() -> None:
         return {type(step).__name__ for step in containers._steps(list(net))}
 
     chosen = settings(
-        max_examples=2000,
+        max_examples=800,
         database=None,
         derandomize=True,
         phases=[Phase.generate],
