@@ -156,7 +156,7 @@ _pow.vjps(base=_pow_base, exponent=_pow_exponent)
 def pow(input: Any, exponent: Any) -> Any:
     """input ** exponent, broadcast; the gradient of 0 ** 0 is 0 for the base and for the exponent."""
     if not isinstance(input, Variable):
-        array_of("pow", exponent)
+        array_of("pow", exponent if isinstance(input, int | float) else input)
         input = Variable.new(np.asarray(input, result_type(input, exponent._array)))
     return _pow(input, exponent)
 
@@ -182,7 +182,7 @@ abs.vjps(input=lambda g, input: mul(g, sign(input)))
 @op
 def sign(input: Any) -> Any:
     """-1, 0 or 1; the gradient is 0."""
-    return np.sign(input)
+    return np.sign(input, dtype=input.dtype)
 
 
 sign.vjps(input=lambda g: where(False, g, 0.0))

@@ -64,6 +64,22 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+def recast(x: np.ndarray, dtype: Any) -> np.ndarray:
+    """The numbers in another dtype, with the same strides in elements: `astype` would close the gaps."""
+    if x.dtype == dtype:
+        return x
+    steps = [s // x.itemsize for s in x.strides]
+    reach = [s * (n - 1) for s, n in zip(steps, x.shape, strict=True)]
+    before = -sum(min(r, 0) for r in reach)
+    flat = np.zeros(before + sum(max(r, 0) for r in reach) + 1 if x.size else 0, dtype)
+    strides = [s * flat.itemsize for s in steps]
+    y = np.lib.stride_tricks.as_strided(flat[before:], x.shape, strides)
+    y[...] = x
+    if not x.flags.writeable:
+        y.flags.writeable = False
+    return y
+
+
 def broadcast(x: np.ndarray) -> np.ndarray:
     """The first row of x for every row, with stride 0; unlike the others it changes the numbers."""
     return np.broadcast_to(x[:1], x.shape)

@@ -13,7 +13,9 @@ import numpy as np
 from ..autograd import Variable, no_grad
 from ..tensor import Tensor
 from .backends import check_backends
+from .check import outputs_of
 from .gradcheck import gradcheck, gradgradcheck
+from .layouts import recast
 from .report import GradReport
 
 
@@ -46,28 +48,40 @@ class OpRecord:
     second: bool = True  # whether second gradients exist
 
     def check(self, inputs: Sequence[Any], *, seed: int = 0) -> None:
-        """Value, gradient, second gradient, invariants, float32 and backends at these inputs; raises
-        AssertionError.
+        """Value and gradient in float64 and float32, second gradient, invariants and backends at these inputs.
+
+        Raises AssertionError.
         """
         self.check_value(inputs)
         args = _tensors(inputs)
         options: dict[str, Any] = {"degree": self.degree, "kinks": self.kinks, "seed": seed}
         _aim("first gradient", gradcheck(self.op, args, **options))
+        single = _tensors(inputs, np.float32)
+        gradcheck(self.op, single, rtol=10 * self.rtol32, projections=1, invariants=False, **options)
         if self.second:
             _aim("second gradient", gradgradcheck(self.op, args, **options))
         check_backends(self.op, args, seed=seed)
 
     def check_value(self, inputs: Sequence[Any]) -> None:
-        """The op's value against the reference's, in float64 and in float32."""
-        expected = np.asarray(self.ref(*inputs))
+        """The op's value against the reference's, in float64 and in float32, each in the memory layout of the inputs.
+
+        Where the op returns a tuple, the reference returns one too.
+        """
+        reference = self.ref(*inputs)
+        expected = [np.asarray(x) for x in (reference if isinstance(reference, tuple) else [reference])]
         for dtype, rtol in ((np.float64, self.rtol), (np.float32, self.rtol32)):
             with no_grad():
-                value = self.op(*_tensors(inputs, dtype))._array
-            assert value.shape == expected.shape, f"{self.name}: shape {value.shape}, reference {expected.shape}"
-            if expected.dtype.kind == "f":
-                assert value.dtype == dtype, f"{self.name}: {value.dtype} from {np.dtype(dtype)}"
-            size = np.abs(expected[np.isfinite(expected)]).max(initial=0) if expected.size else 0
-            np.testing.assert_allclose(value, expected, rtol=rtol, atol=rtol * float(size), err_msg=self.name)
+                values = outputs_of(self.op, self.op(*_tensors(inputs, dtype)))
+            assert len(values) == len(expected), f"{self.name}: {len(values)} outputs, reference {len(expected)}"
+            for value, wanted in zip(values, expected, strict=True):
+                self._compare(value._array, wanted, dtype, rtol)
+
+    def _compare(self, value: np.ndarray, expected: np.ndarray, dtype: Any, rtol: float) -> None:
+        assert value.shape == expected.shape, f"{self.name}: shape {value.shape}, reference {expected.shape}"
+        if expected.dtype.kind == "f":
+            assert value.dtype == dtype, f"{self.name}: {value.dtype} from {np.dtype(dtype)}"
+        size = np.abs(expected[np.isfinite(expected)]).max(initial=0) if expected.size else 0
+        np.testing.assert_allclose(value, expected, rtol=rtol, atol=rtol * float(size), err_msg=self.name)
 
     def check_errors(self) -> None:
         """Every case of `errors` raises its exception, and the message has its words."""
@@ -95,7 +109,7 @@ def _tensors(inputs: Sequence[Any], dtype: Any = None) -> list[Any]:
 
     def convert(x: Any) -> Any:
         if isinstance(x, np.ndarray):
-            return Tensor(x.astype(dtype) if dtype is not None and x.dtype.kind == "f" and x.dtype != dtype else x)
+            return Tensor(recast(x, dtype) if dtype is not None and x.dtype.kind == "f" else x)
         return x
 
     return [x if isinstance(x, Variable) else convert(x) for x in inputs]

@@ -1,0 +1,1 @@
+"""One OpRecord for every differentiable public op, by family; `test_records.py` checks all of them alike."""
