@@ -94,6 +94,11 @@ def test_a_weight_that_two_layers_share() -> None:
     assert list(report.rows) == ["0.weight", "0.bias", "2.bias", "input 0"]
 
 
+def test_a_function_of_ones_own_is_named_by_its_class() -> None:
+    report = gradcheck(WrongScale.apply, [tg.rand(2, 4).double(), tg.rand(4).double()], raise_exception=False)
+    assert report.status == "failed" and report.name == "WrongScale"
+
+
 def test_gradcheck_takes_a_module() -> None:
     net = nn.Linear(3, 2).double()
     assert gradcheck(net, tg.rand(4, 3, dtype=tg.float64), degree=1)

@@ -71,12 +71,12 @@ def raised(report: GradReport, raise_exception: bool) -> GradReport:
 
 def name_of(fn: Any) -> str:
     """What to call fn in a report."""
+    owner = getattr(fn, "__self__", None)
+    if getattr(fn, "__name__", "") == "apply" and isinstance(owner, type):  # of a Function
+        return owner.__name__
     for attribute in ("__name__", "name"):
         name = getattr(fn, attribute, None)
         if isinstance(name, str):
             return name
-    owner = getattr(fn, "__self__", None)
-    if getattr(fn, "__name__", "") == "apply" and isinstance(owner, type):
-        return owner.__name__
     inner = getattr(fn, "func", None)  # functools.partial
     return name_of(inner) if inner is not None else type(fn).__name__
