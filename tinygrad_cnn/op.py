@@ -170,7 +170,12 @@ class Op:
         for a in args:
             edge = None
             if isinstance(a, Variable):
-                edge = edge_to(a) if a._node is None or a._view is not None else a._node
+                if a._view is not None:
+                    edge = edge_to(a)
+                elif a._node is not None:
+                    edge = a._node
+                elif a._requires_grad:
+                    edge = a
                 if edge is not None:
                     which += bit
             edges.append(edge)
@@ -186,7 +191,7 @@ class Op:
         saved: dict[str, Any] = {}
         keeps = False
         for name, kind, at in needs:
-            if name in params:
+            if params and name in params:
                 value = params[name]
             elif kind == "input":
                 value = args[at]

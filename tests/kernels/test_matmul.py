@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tinygrad_cnn import kernels
 from tinygrad_cnn.kernels import reference
-from tinygrad_cnn.kernels.cpu.matmul import column_sums, linear, matmul
+from tinygrad_cnn.kernels.cpu.matmul import column_sums, linear, linear_grads, matmul
 
 from . import naive
 
@@ -102,6 +102,34 @@ def test_column_sums_of_many_rows_stay_accurate() -> None:
     assert (np.abs(column_sums(x) - exact) / exact).max() < 5e-7
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(0, 6), st.integers(0, 90), st.integers(0, 40),
+    st.one_of(st.just(("C", "C")), st.tuples(st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS))),
+    st.sampled_from("fd"), st.booleans(),
+    st.one_of(st.just((True, True, True)), st.tuples(st.booleans(), st.booleans(), st.booleans())), st.integers(0, 99),
+)  # fmt: skip
+def test_linear_grads(
+    rows: int, inputs: int, outputs: int, layouts: tuple[str, str], dtype: str, relu: bool, wanted: tuple[bool, ...],
+    seed: int,
+) -> None:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    g, y = (laid_out(rng.standard_normal((rows, outputs)).astype(dtype), layouts[0]) for _ in range(2))
+    x = laid_out(rng.standard_normal((rows, inputs)).astype(dtype), layouts[1])
+    w = laid_out(rng.standard_normal((outputs, inputs)).astype(dtype), layouts[1])
+    dx, dw, db = linear_grads(g, x if wanted[1] else None, w if wanted[0] else None, wanted, y if relu else None)
+    passed = np.where(y <= 0, 0, g) if relu else g
+    if wanted[0]:
+        assert dx is not None
+        check(dx, passed, w)
+    if wanted[1]:
+        assert dw is not None
+        check(dw, passed.T, x)
+    if wanted[2]:
+        assert db is not None
+        check(db[None], np.ones((1, rows), dtype), passed)
+
+
 def test_plain_loops_agree() -> None:
     rng = np.random.default_rng(3)
     a, b = rng.standard_normal((15, 7)), rng.standard_normal((7, 19))
@@ -134,6 +162,24 @@ def test_the_bits_do_not_depend_on_the_number_of_parts(
     for parts in (2, 3, 4):
         parts_of_any_size(parts)
         np.testing.assert_array_equal(matmul(a, b), first)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 300), st.integers(1, 60), st.integers(1, 700), st.integers(0, 99))
+def test_the_bits_of_a_layers_gradients_do_not_depend_on_the_number_of_parts(
+    parts_of_any_size: Callable[[int], None], rows: int, inputs: int, outputs: int, more: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    g, x, w = (
+        rng.standard_normal(shape).astype(np.float32) for shape in ((rows, outputs), (rows, inputs), (outputs, inputs))
+    )
+    many = rng.standard_normal((more, outputs)).astype(np.float32)
+    parts_of_any_size(1)
+    first = (*linear_grads(g, x, w, (True, True, True), g), column_sums(many))
+    for parts in (2, 3, 4):
+        parts_of_any_size(parts)
+        for one, other in zip(first, (*linear_grads(g, x, w, (True, True, True), g), column_sums(many)), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_other_dtypes_are_numpys() -> None:

@@ -233,19 +233,21 @@ def walk(
                         found[edge] = g
                 elif isinstance(edge, Variable):
                     _accumulate(edge, g)
+                    continue
             if not isinstance(edge, Node):
                 continue
-            wanted = [e is not None if useful is None else e in useful for e in edge.edges]
-            run = g is not None and any(wanted)
+            edges = edge.edges
+            wanted = [e is not None for e in edges] if useful is None else [e in useful for e in edges]
+            run = g is not None and True in wanted
             grads: Iterable[Any] = _vjp(edge, g, wanted) if run else itertools.repeat(None)
             g = None  # the last reference here: what the rules passed on unchanged may now be added to in place
-            for e, grad in zip(edge.edges, grads, strict=False):
+            for e, grad in zip(edges, grads, strict=False):
                 if e is None:
                     continue
                 if grad is not None:
                     pending[e] = _sum(pending[e], grad) if e in pending else grad
-                consumers[e] -= 1
-                if consumers[e] == 0:
+                left = consumers[e] = consumers[e] - 1
+                if left == 0:
                     ready.append(e)
             grad = None
             grads = ()  # nothing here may refer to a gradient that `_is_unshared` is going to look at
@@ -530,7 +532,9 @@ def _root_gradient(x: Any, g: Any) -> Any:
                 f"backward needs a gradient for a tensor of shape {tuple(x.shape)}: only a scalar's is taken to be 1; "
                 "reduce it first (loss.mean()) or pass gradient="
             )
-        return Variable.new(np.ones_like(x._array))
+        ones = np.empty(x._array.shape, x._array.dtype)
+        ones.fill(1)  # np.ones_like takes 1 us, and 0.6 of it Python
+        return Variable.new(ones)
     if not isinstance(g, Variable):
         raise TypeError(f"a gradient must be a Tensor, got {type(g).__name__}")
     if g._array.shape != x._array.shape:

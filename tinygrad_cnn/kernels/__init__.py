@@ -19,7 +19,7 @@ from .compile import cache_dir as cache_dir
 from .compile import count_compiles as count_compiles
 from .compile import jit as jit
 
-#: Work (multiply-adds, or elements touched) below which a parallel region (2 us, more on a busy host) does not pay.
+#: Work (elements touched, or what takes as long) below which a parallel region does not pay: 2 us, more on a busy host.
 PARALLEL_WORK = 200_000
 
 #: Decorates functions whose ufuncs may meet inf, NaN or 0: the result says so, and no warning, as in PyTorch.
@@ -54,6 +54,11 @@ def set_num_threads(n: int) -> None:
     numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
 
 
+def threads_for(work: float) -> int:
+    """How many threads a kernel gets for this much work."""
+    return 1 if work < PARALLEL_WORK or _forked else get_num_threads()
+
+
 def launch(kernel: Callable[..., Any], *args: Any, work: float, threads: int = 0) -> Any:
     """Call `kernel(*args, parts)`: in one part when the work is small, else in as many parts as there are threads
     (or as the caller says, who has made scratch for so many).
@@ -61,7 +66,9 @@ def launch(kernel: Callable[..., Any], *args: Any, work: float, threads: int = 0
     A second Python thread that arrives while a region runs computes in one part instead of waiting, and so does a
     forked child: the OpenMP layer kills a child that enters a region of its parent's making.
     """
-    parts = 1 if work < PARALLEL_WORK or _forked else threads or get_num_threads()
+    parts = threads_for(work)
+    if parts > 1 and threads:
+        parts = threads
     if parts == 1 or not _region.acquire(blocking=False):
         return kernel(*args, 1)
     try:

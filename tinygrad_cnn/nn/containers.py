@@ -180,8 +180,13 @@ _FORWARDS: dict[type, Any] = {kind: kind.forward for kind in (*_WithReLU.owners,
 
 def _is_plain(module: Any) -> bool:
     """Whether a call of the module is its class's forward and nothing else."""
-    forward = getattr(module.forward, "__func__", None)
-    return forward is _FORWARDS[type(module)] and not module._forward_hooks and not module._forward_pre_hooks
+    kind = type(module)
+    return (
+        kind.forward is _FORWARDS[kind]
+        and "forward" not in module.__dict__
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+    )
 
 
 def _steps(modules: list[Any]) -> list[Any]:

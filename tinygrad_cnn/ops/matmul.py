@@ -99,12 +99,7 @@ _linear.vjps(
 
 @_linear.kernel_vjp
 def _linear_grads(g: Any, wanted: Any, input: Any, weight: Any) -> Any:
-    kernels = on(g)
-    return (
-        kernels.matmul(g, weight) if wanted[0] else None,
-        kernels.matmul(g.T, input) if wanted[1] else None,
-        kernels.column_sums(g) if wanted[2] else None,
-    )
+    return on(g).linear_grads(g, input, weight, wanted)
 
 
 @op
@@ -122,7 +117,7 @@ _linear_relu.vjps(
 
 @_linear_relu.kernel_vjp
 def _linear_relu_grads(g: Any, wanted: Any, out: Any, input: Any, weight: Any) -> Any:
-    return _linear_grads(on(g).relu_grad(g, out), wanted, input, weight)
+    return on(g).linear_grads(g, input, weight, wanted, out)
 
 
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:

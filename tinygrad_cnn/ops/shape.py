@@ -49,7 +49,7 @@ def contiguous(input: Any) -> Any:
 
 @op(view=True)
 def _reshape(input: Any, shape: tuple[int, ...]) -> Any:
-    if input.flags.c_contiguous:
+    if input.flags.c_contiguous or input.nbytes < 4096:  # a small copy takes less time than the exception
         return input.reshape(shape)
     try:
         return input.reshape(shape, copy=False)

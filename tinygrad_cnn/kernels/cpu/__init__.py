@@ -19,6 +19,7 @@ from .elementwise import unary as unary
 from .elementwise import where as where
 from .matmul import column_sums as column_sums
 from .matmul import linear as linear
+from .matmul import linear_grads as linear_grads
 from .matmul import matmul as matmul
 from .memory import contiguous as contiguous
 from .memory import copy as copy

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from .. import PARALLEL_WORK, get_num_threads, launch
+from .. import launch, threads_for
 from ..compile import jit
 from . import memory, simd
 from .simd import call_tile
@@ -32,12 +32,20 @@ WALK = 0.02
 
 
 class Work(NamedTuple):
-    """A contraction ready to run: its body, plan, scratch elements per part, and multiply-adds."""
+    """A contraction ready to run: its body, plan, scratch elements per part, and work as `launch` counts it."""
 
     body: Any
     plan: np.ndarray
     scratch: int
     work: int
+
+
+def effort(multiply_adds: int, elements: int) -> int:
+    """The work of a contraction: its multiply-adds, of which tiles do four in the time of an element, or its memory.
+
+    LeNet's second layer, 240,000 multiply-adds, takes 3.9 us on one thread and 6.1 on two that are awake.
+    """
+    return max(multiply_adds // 4, elements)
 
 
 def run(work: Work, a: np.ndarray, b: np.ndarray, c: np.ndarray, bias: np.ndarray | None = None) -> None:
@@ -49,7 +57,7 @@ def run_flat(work: Work, a: np.ndarray, b: np.ndarray, c: np.ndarray, bias: np.n
     """Run on 1-D arrays that may be written."""
     body, plan, per_part, size = work
     scratch = none = _empty(c.dtype.char)
-    threads = 1 if size < PARALLEL_WORK else get_num_threads()  # once: another thread may change it before the launch
+    threads = threads_for(size)  # once: another thread may change it before the launch
     if per_part:
         scratch = memory.empty((threads * per_part,), c.dtype)
     bias = none if bias is None else memory.contiguous(bias)

@@ -180,6 +180,7 @@ def _walk(
     header[HEIGHT], header[WIDTH], header[CHANNELS] = h, w, c
     header[GROUP_IN], header[GROUP_OUT], header[FLAT] = group_in, group_out, depthwise
     plan = np.array(header + body, np.int64)
+    work = work if depthwise else contract.effort(work, n * (h * w * c + p * q * o))
     return contract.Work(_walk_windows, plan, scratch, work)
 
 

@@ -54,7 +54,9 @@ def find(
     tile[AK], tile[AR], tile[BK], tile[LDC] = 1, q * o, run, sy * reach[1] * c
     tile[START] = simd.LOAD
     plan = np.array([head[i] for i in range(TILE)] + tile + panels, np.int64)
-    return contract.Work(_spread, plan, head[TARGET] if padded else 0, n * p * q * kh * run * o)
+    return contract.Work(
+        _spread, plan, head[TARGET] if padded else 0, contract.effort(n * p * q * kh * run * o, n * h * w * c)
+    )
 
 
 def cycles(char: str, pq: tuple[int, int], kernel_hw: tuple[int, int], c: int, o: int) -> float:

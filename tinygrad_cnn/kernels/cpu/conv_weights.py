@@ -126,7 +126,9 @@ def _find(
         run, run_taps, tap_step, depth = c_group, 1, 1, c_group
     starts = [(y, z) for y in range(kh) for z in range(0, kw, run_taps)]
     straight = contract.cycles(char, simd.OUTER, run, o_group)
-    swapped = not lanewise and contract.cycles(char, simd.OUTER, o_group, run) < 0.9 * straight
+    turned = contract.cycles(char, simd.OUTER, o_group, run)
+    saved = (straight - turned) * n * p * q  # cycles for each run of each group; the copy takes 4 a weight
+    swapped = not lanewise and turned < 0.9 * straight and saved > 4 * run * o_group
     rows, across = (o_group, run) if swapped else (run, o_group)
     panels = contract.panels(char, simd.LANEWISE if lanewise else simd.OUTER, rows, across, walk=contract.WALK)
     size = kh * kw * depth * o
@@ -172,7 +174,9 @@ def _find(
                 tile[AR], tile[LDC], tile[START] = 1 if swapped else tap_step, ldc, start
                 tiles += tile
     plan = np.array([head[i] for i in range(TILE)] + tiles + runs + panels, np.int64)
-    return _Found(contract.Work(_walk, plan, scratch, n * p * q * size), shards, swapped)
+    work = n * p * q * size
+    work = work if lanewise else contract.effort(work, n * (x_image + g_image) + size)
+    return _Found(contract.Work(_walk, plan, scratch, work), shards, swapped)
 
 
 @jit(parts=True)

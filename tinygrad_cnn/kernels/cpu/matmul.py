@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
-from .. import reference
+from .. import launch, reference, threads_for
 from ..compile import inner, jit
 from . import contract, memory, simd
 from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
+from .elementwise import relu_grad
 from .simd import AK, AR, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, clamp, copy, transpose
 
 #: Rows that a column sum adds one after another; more are summed in blocks, which keeps the error small.
@@ -82,6 +84,52 @@ def _operand(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x, np.lib.stride_tricks.as_strided(x, (extent,), (x.itemsize,))
 
 
+def linear_grads(
+    g: np.ndarray,
+    x: np.ndarray | None,
+    w: np.ndarray | None,
+    wanted: Sequence[bool],
+    out: np.ndarray | None = None,
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """(B, O), (B, I), (O, I) -> the wanted gradients of x, w and the bias; `out` is `linear`'s output if of a ReLU."""
+    if x is not None and w is not None and 0 < len(g) <= DOT_ROWS:
+        y, dtype = g if out is None else out, g.dtype
+        plain = g.flags.carray and x.flags.carray and w.flags.carray and y.flags.carray
+        if plain and dtype.char in "fd" and x.dtype == w.dtype == dtype and contract.ENABLED:
+            dx, dw, db = memory.empty(x.shape, dtype), memory.empty(w.shape, dtype), memory.empty((len(w),), dtype)
+            launch(_few_rows, g, y, x, w, dx, dw, db, out is not None, work=2 * len(g) * w.size)
+            return dx, dw, db
+    if out is not None:
+        g = relu_grad(g, out)
+    return (
+        matmul(g, w) if w is not None and wanted[0] else None,
+        matmul(g.T, x) if x is not None and wanted[1] else None,
+        column_sums(g) if wanted[2] else None,
+    )
+
+
+@jit(parts=True)
+def _few_rows(g, y, x, w, dx, dw, db, relu, part, parts):  # type: ignore[no-untyped-def]
+    """Everything in one pass over the weights, which a few rows do not fill a tile with; part by columns."""
+    outputs, inputs = w.shape
+    first, last = inputs * part // parts, inputs * (part + 1) // parts
+    zero = g.dtype.type(0)
+    for row in range(g.shape[0]):
+        dx[row, first:last] = zero
+    for o in range(outputs):
+        weights, grads = w[o, first:last], dw[o, first:last]
+        total = zero
+        for row in range(g.shape[0]):
+            up = zero if relu and y[row, o] <= zero else g[row, o]
+            values, down = x[row, first:last], dx[row, first:last]
+            for i in range(last - first):
+                grads[i] = up * values[i] if row == 0 else grads[i] + up * values[i]
+                down[i] += up * weights[i]
+            total += up
+        if part == 0:
+            db[o] = total
+
+
 # fmt: off
 (M_BATCH, M_BLOCKS, M_GROUPS, M_PANELS, M_ROWS, M_COLUMNS, M_DEPTH, M_DEPTHS, M_LANES,
  M_A_BATCH, M_A_ROW, M_A_DEPTH, M_B_BATCH, M_B_DEPTH, M_B_COLUMN, M_C_BATCH,
@@ -138,7 +186,11 @@ def _product(
     head[M_PACK_A], head[M_PACK_B], head[M_PACKED_ROW], head[M_SCRATCH_B] = pack_a, pack_b, packed_row, scratch_b
     head[M_SCRATCH] = scratch_b + (deepest * max(widths) * lanes if pack_b else 0)
     plan = np.array(head + tiles + panels[0] + panels[1], np.int64)
-    return contract.Work(_multiply_blocks, plan, head[M_SCRATCH], batch * m * n * k)
+    return contract.Work(_multiply_blocks, plan, head[M_SCRATCH], _work(batch, m, n, k))
+
+
+def _work(batch: int, m: int, n: int, k: int) -> int:
+    return contract.effort(batch * m * n * k, batch * (m * k + k * n + m * n))
 
 
 # fmt: off
@@ -162,7 +214,7 @@ def _dot_products(
         first, end = n * p // count, n * (p + 1) // count
         panels += [simd.tile_address(char, simd.DOT, end - first, rows) for rows in (1, 2)] + [first]
     head = [m, -(-m // 2), count, k - tile[N3] * lanes, relu]
-    return contract.Work(_dots, np.array(head + tile + panels, np.int64), 0, m * n * k)
+    return contract.Work(_dots, np.array(head + tile + panels, np.int64), 0, _work(1, m, n, k))
 
 
 @jit(parts=True)
@@ -283,6 +335,12 @@ def column_sums(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     if rows == 1 and out is None:
         return x[0].copy()
     blocks = -(-rows // SUM_ROWS)
+    if blocks <= SUM_ROWS and threads_for(x.size) == 1:
+        if out is None:
+            out = memory.empty((columns,), x.dtype)
+        plans = _sums_of_sums(x.dtype.char, rows, columns)
+        _sum_twice(*plans, x.reshape(-1), memory.empty((blocks * columns,), x.dtype), out.reshape(-1))
+        return out
     if blocks > 1:
         partial = memory.empty((blocks, columns), x.dtype)
         contract.run(_column_sums(x.dtype.char, rows, columns), _one(x.dtype.char), x, partial)
@@ -317,9 +375,29 @@ def _column_sums(char: str, rows: int, columns: int) -> contract.Work:
     return contract.Work(_sum_columns, plan, 0, rows * columns)
 
 
+@lru_cache(4096)
+def _sums_of_sums(char: str, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first arguments of `_sum_twice`."""
+    first, second = (_column_sums(char, count, columns) for count in (rows, -(-rows // SUM_ROWS)))
+    return first.plan, second.plan, _one(char)
+
+
+@jit
+def _sum_twice(plan, blocks_plan, one, x, partial, out):  # type: ignore[no-untyped-def]
+    """The sums of the blocks and their sum: without threads to wait for, one call does both."""
+    _sum_blocks(plan, one, x, partial, 0, 1)
+    _sum_blocks(blocks_plan, one, partial, out, 0, 1)
+
+
 @jit(parts=True)
 def _sum_columns(plan, one, x, out, bias, scratch, part, parts):  # type: ignore[no-untyped-def]
-    """Body: for this part's share of (block of rows, panel), the sum of the block."""
+    """Body."""
+    _sum_blocks(plan, one, x, out, part, parts)
+
+
+@inner
+def _sum_blocks(plan, one, x, out, part, parts):  # type: ignore[no-untyped-def]
+    """For this part's share of (block of rows, panel), the sum of the block."""
     rows, columns, panels = plan[S_ROWS], plan[S_COLUMNS], plan[S_PANELS]
     blocks = (rows + SUM_ROWS - 1) // SUM_ROWS
     tasks = blocks * panels
@@ -327,4 +405,4 @@ def _sum_columns(plan, one, x, out, bias, scratch, part, parts):  # type: ignore
         block, panel = task // panels, S_HEADER + task % panels * PANEL
         tile = S_TILE + (TILE_ARGS if block == blocks - 1 else 0)
         b, c = block * SUM_ROWS * columns + plan[panel + COLUMN], block * columns + plan[panel + COLUMN]
-        call_tile(plan[panel + BIG], plan, tile, one, 0, x, b, out, c, bias, 0, plan[panel + LANES])
+        call_tile(plan[panel + BIG], plan, tile, one, 0, x, b, out, c, one, 0, plan[panel + LANES])

@@ -60,7 +60,8 @@ class Pool:
         with self._lock:  # until the array is made, another thread would take the buffer for a free one
             found = self._sizes.get(size)
             if found is not None:
-                for raw, view, offset in islice(found.buffers, SCAN):  # the first free one: likely to be in the cache
+                few = found.buffers if len(found.buffers) <= SCAN else islice(found.buffers, SCAN)
+                for raw, view, offset in few:  # the first free one: likely to be in the cache
                     if sys.getrefcount(raw) == _FREE:
                         return np.ndarray(shape, dtype, view, offset)
                 if len(found.buffers) > SCAN:
