@@ -57,7 +57,7 @@ def test_a_tile_sums_what_its_strides_say(kind_vectors: tuple[int, int], dtype: 
     kind, vectors = kind_vectors
     rows = data.draw(st.integers(1, simd.max_rows(vectors, kind)), "rows")
     lanes = data.draw(st.integers(1, simd.lanes(dtype)), "lanes")
-    start = data.draw(st.sampled_from([simd.ZERO, simd.BIAS, simd.LOAD]), "start")
+    start = data.draw(st.sampled_from([simd.ZERO, simd.BIAS, simd.ADD]), "start")
     columns = (vectors - 1) * simd.lanes(dtype) + lanes
     n1, n2, n3 = (data.draw(st.integers(1, 4)) for _ in range(3))
     n2 = n2 if simd.taps(kind) == 1 else 1
@@ -67,7 +67,7 @@ def test_a_tile_sums_what_its_strides_say(kind_vectors: tuple[int, int], dtype: 
     rng = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
     a, b, c, bias = (rng.standard_normal(size).astype(dtype) for size in (800, 800, rows * ldc, columns))
     expected = c.reshape(rows, ldc).astype(np.float64)
-    first = {simd.ZERO: 0, simd.BIAS: bias, simd.LOAD: expected[:, :columns]}[start]
+    first = {simd.ZERO: 0, simd.BIAS: bias, simd.ADD: expected[:, :columns]}[start]
     expected[:, :columns] = first + naive_tile(kind, rows, columns, plan, a, b)
     run(simd.tile_address(dtype, kind, vectors, rows), plan, a, b, c, bias, lanes)
     tolerance = 300 * np.finfo(dtype).eps

@@ -52,7 +52,7 @@ def find(
     tile = [0] * TILE_ARGS
     tile[N1], tile[N2], tile[N3] = 1, 1, o
     tile[AK], tile[AR], tile[BK], tile[LDC] = 1, q * o, run, sy * reach[1] * c
-    tile[START] = simd.LOAD
+    tile[START] = simd.ADD
     plan = np.array([head[i] for i in range(TILE)] + tile + panels, np.int64)
     return contract.Work(
         _spread, plan, head[TARGET] if padded else 0, contract.effort(n * p * q * kh * run * o, n * h * w * c)

@@ -22,6 +22,8 @@ from .simd import A1, A2, AK, AR, B1, B2, BK, LDC, N1, N2, N3, START, TILE_ARGS,
 #: Shares of the work: shards (runs of blocks, each with its own sum) x splits (shares of the tap runs and panels).
 #: By size only, so that no thread count changes a bit; powers of two, so that two and four threads finish together.
 TASKS = 8
+#: Pixels whose products make one sum; the sums of blocks are added up, which keeps the error small.
+BLOCK_PIXELS = 512
 #: Bytes of weights that a task adds to again and again: they stay in the L2 cache, next to a block.
 SPLIT_BYTES = 256 << 10
 
@@ -139,8 +141,9 @@ def _find(
 
     # blocks: rows of one image, or several images
     row_bytes = (sy * columns * c + q * o) * itemsize
-    bands = min(p, -(-p * row_bytes // (2 * BAND_BYTES)))
-    block_images = 1 if bands > 1 else max(1, min(2 * BAND_BYTES // (p * row_bytes), -(-n // TASKS)))
+    bands = min(p, max(-(-p * row_bytes // (2 * BAND_BYTES)), -(-p * q // BLOCK_PIXELS)))
+    most = min(2 * BAND_BYTES // (p * row_bytes), BLOCK_PIXELS // (p * q))
+    block_images = 1 if bands > 1 else max(1, min(most, -(-n // TASKS)))
     blocks = -(-n // block_images) * bands
     shards = TASKS
     while shards > 1 and (shards > blocks or shards * size > n * (h * w * c + p * q * o)):
@@ -166,7 +169,7 @@ def _find(
     tiles = []  # by START, then one row more or not, then a full block of images or the last one
     for images in (block_images, n - (-(-n // block_images) - 1) * block_images):
         for more in (0, 1):
-            for start in (simd.ZERO, simd.LOAD):
+            for start in (simd.ZERO, simd.ADD):
                 tile = [0] * TILE_ARGS
                 tile[N1], tile[N2], tile[N3] = images, p // bands + more, q
                 tile[A1], tile[A2], tile[AK] = g_strides if swapped else x_strides

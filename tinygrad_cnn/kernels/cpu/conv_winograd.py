@@ -256,7 +256,7 @@ def _sum_tiles(
     """(C, tiles) @ (tiles, O): tile arguments for the smaller and the larger blocks, to begin sums and to go on."""
     arguments: list[int] = []
     for size in sizes:
-        for start in (simd.ZERO, simd.LOAD):
+        for start in (simd.ZERO, simd.ADD):
             tile = [0] * TILE_ARGS
             tile[N1], tile[N2], tile[N3] = 1, 1, size
             tile[AK], tile[AR], tile[BK], tile[LDC], tile[START] = v_row, 1, o, o, start

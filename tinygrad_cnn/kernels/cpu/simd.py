@@ -29,8 +29,8 @@ from ..compile import inner, jit
 #: What a tile reads from its plan: the loop counts, the strides of A, of B, of C's rows, and START.
 N1, N2, N3, A1, A2, AK, AR, B1, B2, BK, LDC, START = range(12)
 TILE_ARGS = 12
-#: Values of START: accumulators begin at zero, at the bias, or at C (accumulate).
-ZERO, BIAS, LOAD = range(3)
+#: Values of START: accumulators begin at zero or at the bias; with ADD at zero, and are added to C in the end.
+ZERO, BIAS, ADD = range(3)
 
 #: How many taps slide over the rows of a tile. With more than one, rows are neighbouring pixels, so that one load of A
 #: serves that many multiply-adds, and B2 is the distance of the taps in B. For one vector of channels this makes the
@@ -190,7 +190,7 @@ class _Tile:
 
     def body(self) -> None:
         _, a, b, c, bias, _ = self.function.args
-        accumulators = self.start(c, bias)
+        accumulators = self.start(bias)
         arg, builder = self.args, self.builder
         one = builder.mul(arg[AR], _int(self.align))
         three, group = (builder.mul(one, _int(times)) for times in (3, self.GROUP))
@@ -228,12 +228,21 @@ class _Tile:
             return [self.at(ai, arg[A1]), self.at(bi, arg[B1]), *acc]
 
         results = self.loop(arg[N1], outer, [a, b, *accumulators])[2:]
-        for r in range(self.rows):
-            for v in range(self.vectors):
-                self.store(results[r * self.vectors + v], c, v)
-            c = self.at(c, arg[LDC])
+        with builder.if_else(builder.icmp_signed("==", arg[START], _int(ADD))) as (then, otherwise):
+            with then:
+                self.finish(results, c, add=True)
+            with otherwise:
+                self.finish(results, c, add=False)
         if host().masks:
             builder.ret_void()
+
+    def finish(self, results: list[Any], c: Any, add: bool) -> None:
+        """Store the accumulators to the rows of C, or add them: sums of sums are more exact than one long sum."""
+        for r in range(self.rows):
+            for v in range(self.vectors):
+                value = results[r * self.vectors + v]
+                self.store(self.builder.fadd(self.load(c, v), value) if add else value, c, v)
+            c = self.at(c, self.args[LDC])
 
     def dots(self) -> None:
         """The body of a tile of dot products: the last, masked vectors first, then the whole ones."""
@@ -304,33 +313,19 @@ class _Tile:
             step *= 2
         return vectors[0]
 
-    def start(self, c: Any, bias: Any) -> list[Any]:
-        """The accumulators' first values, as START says."""
-        builder, append = self.builder, self.function.append_basic_block
-        zero, biased, loaded, join = append("zero"), append("bias"), append("load"), append("join")
-        switch = builder.switch(self.args[START], zero)
-        switch.add_case(_int(BIAS), biased)
-        switch.add_case(_int(LOAD), loaded)
-        builder.position_at_end(zero)
-        builder.branch(join)
-        builder.position_at_end(biased)
-        biases = [self.load(bias, v) for v in range(self.vectors)]
-        builder.branch(join)
-        builder.position_at_end(loaded)
-        values = []
-        for _ in range(self.rows):
-            values += [self.load(c, v) for v in range(self.vectors)]
-            c = self.at(c, self.args[LDC])
-        builder.branch(join)
-        builder.position_at_end(join)
-        accumulators = []
-        for n, value in enumerate(values):
+    def start(self, bias: Any) -> list[Any]:
+        """The accumulators' first values: zero or the bias."""
+        builder = self.builder
+        before = builder.block
+        with builder.if_then(builder.icmp_signed("==", self.args[START], _int(BIAS))):
+            biases, biased = [self.load(bias, v) for v in range(self.vectors)], builder.block
+        first = []
+        for bias in biases:
             phi = builder.phi(self.vector)
-            phi.add_incoming(self.zero(), zero)
-            phi.add_incoming(biases[n % self.vectors], biased)
-            phi.add_incoming(value, loaded)
-            accumulators.append(phi)
-        return accumulators
+            phi.add_incoming(self.zero(), before)
+            phi.add_incoming(bias, biased)
+            first.append(phi)
+        return first * self.rows
 
     def loop(self, count: Any, body: Any, values: list[Any]) -> list[Any]:
         """Repeat body `count` >= 1 times; it maps the loop-carried values to their next ones."""
