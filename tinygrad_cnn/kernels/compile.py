@@ -173,7 +173,7 @@ def cache_dir() -> Path:
 @cache
 def _folder() -> Path | None:
     """This version's subfolder, or None (with one warning) where there can be none, or others may write in it."""
-    folder = cache_dir() / _source_hash()
+    folder = cache_dir() / _SOURCES
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
@@ -200,13 +200,15 @@ def _warn_not_cached(error: OSError) -> None:
 _warned = False
 
 
-@cache
-def _source_hash() -> str:
+def _hash_of_sources() -> str:
     """One hash over all kernel sources and the versions that turn them into code."""
     digest = hashlib.sha256(f"{sys.version}{numba.__version__}{llvmlite.__version__}".encode())
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+_SOURCES = _hash_of_sources()  # on import: sources that change later are not those that this process compiles
 
 
 class KernelCache(caching._Cache):
