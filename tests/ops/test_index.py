@@ -12,29 +12,10 @@ from hypothesis import strategies as st
 
 import tinygrad_cnn as tg
 from tests.ops.agree import agree
+from tests.records.index import as_pytorch
 from tinygrad_cnn import ops
 from tinygrad_cnn.testing import adjoint_check, gradcheck, gradgradcheck
 from tinygrad_cnn.testing import strategies as draw
-
-
-def as_pytorch(x: np.ndarray, key: Any) -> np.ndarray:
-    """x[key] in the order of PyTorch: ints, slices and None first, then arrays; to NumPy such ints are arrays too."""
-    items = list(key) if isinstance(key, tuple) else [key]
-    if not any(isinstance(k, np.ndarray) for k in items):
-        return np.asarray(x[key])
-    if not any(k is Ellipsis for k in items):
-        items.append(Ellipsis)
-    first: list[Any] = []
-    second: list[Any] = []
-    for k in items:
-        if isinstance(k, np.ndarray):
-            first += [slice(None)] * (k.ndim if k.dtype == np.bool_ else 1)
-            second.append(k)
-        else:
-            first.append(k)
-            if not isinstance(k, int):
-                second.append(k if k is Ellipsis else slice(None))
-    return np.asarray(x[tuple(first)][tuple(second)])
 
 
 def with_tensors(data: st.DataObject, key: Any) -> Any:
