@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
-# A test's first example may compile kernels for seconds: no deadline, and that is not slow data generation.
-settings.register_profile("base", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("dev", settings.get_profile("base"), max_examples=25)
-settings.register_profile("ci", settings.get_profile("base"), max_examples=100, derandomize=True, database=None)
-settings.register_profile("nightly", settings.get_profile("base"), max_examples=1000)
+from tinygrad_cnn.testing import register_profiles
+
+pytest_plugins = ["pytester", "tinygrad_cnn.testing.plugin"]
+
+register_profiles()
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 

@@ -71,6 +71,7 @@ def test_nothing_flows_back_through_a_flat_op(name: str) -> None:
         assert not out.requires_grad
 
 
+@pytest.mark.gradcheck
 @pytest.mark.parametrize("name", RECORDS)
 @given(data=st.data())
 @settings(max_examples=EXAMPLES)

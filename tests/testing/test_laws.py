@@ -24,6 +24,7 @@ from tinygrad_cnn.testing.strategies import (
     pool_configs,
 )
 
+pytestmark = pytest.mark.gradcheck
 MODES = ("zeros", "reflect", "replicate", "circular")
 
 

@@ -10,6 +10,8 @@ import tinygrad_cnn as tg
 from tests.plain_autograd import PlainTape
 from tinygrad_cnn.testing.strategies import AutogradMachine
 
+pytestmark = pytest.mark.gradcheck
+
 
 class Machine(AutogradMachine):
     reference = PlainTape

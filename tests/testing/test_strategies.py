@@ -76,9 +76,11 @@ def test_arrays_hold_short_binary_fractions(a: Any, large: Any, single: Any, who
     assert (single.dtype, whole.dtype) == (np.float32, np.int64)
 
 
-def test_arrays_shrink_to_zero_and_one() -> None:
-    assert smallest(arrays((2, 2))).tolist() == [[0, 0], [0, 0]]
-    assert smallest(arrays((3,)), lambda x: (x > 0).any()).tolist() in ([0, 0, 1], [1, 0, 0], [0, 1, 0])
+def test_arrays_shrink_to_one_and_zero() -> None:
+    assert smallest(arrays((2, 2))).tolist() == [[1, 1], [1, 1]]
+    assert smallest(arrays((3,)), lambda x: (x <= 0).any()).tolist() in ([0, 1, 1], [1, 0, 1], [1, 1, 0])
+    assert smallest(arrays((2,), low=2, high=3)).tolist() == [2, 2]
+    assert smallest(arrays((2,), np.int64)).tolist() == [0, 0]
 
 
 @given(distinct((3, 4)), distinct((30, 30)))

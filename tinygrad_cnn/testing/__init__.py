@@ -9,6 +9,9 @@ from .gradcheck import gradcheck as gradcheck
 from .gradcheck import gradgradcheck as gradgradcheck
 from .modules import ModuleReport as ModuleReport
 from .modules import check_module as check_module
+from .properties import property_test as property_test
+from .properties import property_test_gradients as property_test_gradients
+from .properties import register_profiles as register_profiles
 from .records import OpRecord as OpRecord
 from .report import GradcheckError as GradcheckError
 from .report import GradReport as GradReport

@@ -490,7 +490,7 @@ class Check:
 
 
 def listed(inputs: Any) -> list[Any]:
-    return [inputs] if isinstance(inputs, Variable) else list(inputs)
+    return [inputs] if isinstance(inputs, Variable | np.ndarray) else list(inputs)
 
 
 def _chosen(inputs: list[Any], wrt: int | Sequence[int] | None) -> list[int]:

@@ -13,7 +13,7 @@ import numpy as np
 from ..autograd import Variable, no_grad
 from ..tensor import Tensor
 from .backends import check_backends
-from .check import outputs_of
+from .check import listed, outputs_of
 from .gradcheck import gradcheck, gradgradcheck
 from .layouts import recast
 from .report import GradReport
@@ -23,22 +23,21 @@ from .report import GradReport
 class OpRecord:
     """An op, its float64 reference on arrays, and a hypothesis strategy of its inputs.
 
-    `op` takes Tensors and `ref` arrays; `inputs` draws the list of their arguments: arrays, and anything
-    else as it is. `errors` are cases (arguments, exception type, words of the message). `degree` and
-    `kinks` are gradcheck's, `rtol` and `rtol32` how close the value is to the reference in float64 and
-    float32.
+    `op` takes Tensors and `ref` arrays; `inputs` draws the list of their arguments, arrays and anything
+    else as it is, or the only argument. Without a reference (None) the op's own float64 value stands in.
+    `errors` are cases (arguments, exception type, words of the message). `degree` and `kinks` are
+    gradcheck's, `rtol` and `rtol32` how close the value is to the reference in float64 and float32; an op
+    without second gradients says `second=False`.
 
-        record = OpRecord("square", tg.square, np.square, st.lists(arrays((2, 3)), min_size=1, max_size=1),
-        degree=2)
+    pytest collects every record of a test module by itself:
 
-        @given(record.inputs)
-        def test_square(inputs):
-            record.check(inputs)
+        # test_ops.py
+        SQUARE = OpRecord("square", tg.square, np.square, arrays((2, 3)), degree=2)
     """
 
     name: str
     op: Callable[..., Any]
-    ref: Callable[..., Any]
+    ref: Callable[..., Any] | None
     inputs: Any
     errors: Sequence[tuple[Sequence[Any], type[Exception], str]] = ()
     degree: int | None = None
@@ -47,11 +46,12 @@ class OpRecord:
     rtol32: float = 1e-5
     second: bool = True  # whether second gradients exist
 
-    def check(self, inputs: Sequence[Any], *, seed: int = 0) -> None:
+    def check(self, inputs: Any, *, seed: int = 0) -> None:
         """Value and gradient in float64 and float32, second gradient, invariants and backends at these inputs.
 
         Raises AssertionError.
         """
+        inputs = listed(inputs)
         self.check_value(inputs)
         args = _tensors(inputs)
         options: dict[str, Any] = {"degree": self.degree, "kinks": self.kinks, "seed": seed}
@@ -62,19 +62,23 @@ class OpRecord:
             _aim("second gradient", gradgradcheck(self.op, args, **options))
         check_backends(self.op, args, seed=seed)
 
-    def check_value(self, inputs: Sequence[Any]) -> None:
+    def check_value(self, inputs: Any) -> None:
         """The op's value against the reference's, in float64 and in float32, each in the memory layout of the inputs.
 
         Where the op returns a tuple, the reference returns one too.
         """
-        reference = self.ref(*inputs)
+        inputs = listed(inputs)
+        reference = self._values(inputs, np.float64) if self.ref is None else self.ref(*inputs)
         expected = [np.asarray(x) for x in (reference if isinstance(reference, tuple) else [reference])]
         for dtype, rtol in ((np.float64, self.rtol), (np.float32, self.rtol32)):
-            with no_grad():
-                values = outputs_of(self.op, self.op(*_tensors(inputs, dtype)))
+            values = self._values(inputs, dtype)
             assert len(values) == len(expected), f"{self.name}: {len(values)} outputs, reference {len(expected)}"
             for value, wanted in zip(values, expected, strict=True):
-                self._compare(value._array, wanted, dtype, rtol)
+                self._compare(value, wanted, dtype, rtol)
+
+    def _values(self, inputs: Sequence[Any], dtype: Any) -> tuple[np.ndarray, ...]:
+        with no_grad():
+            return tuple(out._array for out in outputs_of(self.op, self.op(*_tensors(inputs, dtype))))
 
     def _compare(self, value: np.ndarray, expected: np.ndarray, dtype: Any, rtol: float) -> None:
         assert value.shape == expected.shape, f"{self.name}: shape {value.shape}, reference {expected.shape}"

@@ -66,8 +66,7 @@ def _function(fn: Any, imports: set[str]) -> str:
         return f"fn = {expression}"
     if inspect.isfunction(fn) and (text := _source(fn, imports)) is not None:
         return text
-    where = getattr(getattr(fn, "__code__", None), "co_filename", "")
-    return f"fn = ...  # put the function under test here: {fn!r}{f' of {where}' if where else ''}"
+    return f"fn = ...  # put the function under test here: {fn!r}"
 
 
 def _expression(fn: Any, imports: set[str]) -> str | None:
@@ -88,10 +87,14 @@ def _imported(thing: Any, imports: set[str]) -> str | None:
     """The name under which the thing's module has it, after adding the import."""
     module = getattr(thing, "__module__", None) or getattr(getattr(thing, "forward", None), "__module__", None)
     name = getattr(thing, "__qualname__", None) or getattr(thing, "name", None)
-    if not module or not name or module == "__main__" or not str(name).isidentifier():
+    if not module or not name or not str(name).isidentifier():
         return None
     if getattr(sys.modules.get(module), name, None) is not thing:
         return None
+    if module == "__main__":  # a script: pasted beside it, its file's name is importable
+        module = Path(getattr(sys.modules[module], "__file__", None) or "").stem
+        if not module.isidentifier():
+            return None
     imports.add(f"from {module} import {name}")
     return str(name)
 

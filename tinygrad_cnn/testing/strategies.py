@@ -1,7 +1,7 @@
 """Hypothesis strategies for the inputs of tensor ops; needs hypothesis (`pip install tinygrad_cnn[test]`).
 
 Every draw is legal by construction: nothing is filtered. Each strategy shrinks to its smallest case: no
-dimensions or single elements, kernels of 1, values 0 and 1, C order.
+dimensions or single elements, kernels of 1, values 1 and 0, C order.
 """
 
 from __future__ import annotations
@@ -86,12 +86,16 @@ def arrays(
     """Arrays of multiples of 2**-m in [low, high], m <= bits (0 for integer dtypes): they add without
     rounding.
 
+    Floats shrink to 1 where it is in range: zeros would hide from the shrinker what a smaller shape keeps.
     `layout` is "any" or the name of one of `testing.layouts.LAYOUTS`.
     """
     if not isinstance(shape, tuple):
         shape = draw(shape)
     unit = 1 << (draw(st.integers(0, bits)) if np.dtype(dtype).kind == "f" else 0)
-    steps = _integers(draw, shape, math.ceil(low * unit), math.floor(high * unit), bulk)
+    simplest = unit if low <= 1 <= high and np.dtype(dtype).kind == "f" else 0
+    steps = simplest + _integers(
+        draw, shape, math.ceil(low * unit) - simplest, math.floor(high * unit) - simplest, bulk
+    )
     array = np.asarray(steps / unit, dtype) if np.dtype(dtype).kind == "f" else steps.astype(dtype)
     return draw(layouts(array)) if layout == "any" else memory.LAYOUTS[layout](array)
 
