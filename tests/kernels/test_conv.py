@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tinygrad_cnn import kernels
 from tinygrad_cnn.kernels import reference
-from tinygrad_cnn.kernels.cpu import conv
+from tinygrad_cnn.kernels.cpu import conv, simd
 from tinygrad_cnn.kernels.spec import Conv2dSpec
 
 from . import naive
@@ -120,6 +120,28 @@ def test_all_three_agree_with_the_float64_reference(case: Case, layout: str, bia
 )
 def test_layers_of_the_size_of_real_ones(case: Case) -> None:
     test_all_three_agree_with_the_float64_reference.hypothesis.inner_test(case, "channels_last", True)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(8, 12), st.sampled_from([1, 3]), st.integers(1, 2), st.integers(1, 2), st.booleans(), st.data())
+def test_outputs_around_the_caches(
+    monkeypatch: pytest.MonkeyPatch, hw: int, kernel: int, stride: int, groups: int, relu: bool, data: st.DataObject
+) -> None:
+    """An output too large for the caches, here any, has the same bits."""
+    c, o = (groups * lanes * simd.lanes("f") for lanes in data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3))))
+    spec = Conv2dSpec((stride, stride), (kernel // 2,) * 4, (1, 1), groups)
+    x, w, bias, g = operands(Case(4, c, (hw, hw), o, (kernel, kernel), spec, "f", hw))
+    found = []
+    for size in (conv.STREAM_BYTES, 0):
+        monkeypatch.setattr(conv, "STREAM_BYTES", size)
+        conv._forward.cache_clear()
+        conv._input_grad.cache_clear()
+        found.append((conv.conv2d(x, w, bias, spec, relu), conv.conv2d_input_grad(g, w, (hw, hw), spec)))
+        monkeypatch.undo()
+    conv._forward.cache_clear()
+    conv._input_grad.cache_clear()
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
 @settings(max_examples=25, deadline=None)

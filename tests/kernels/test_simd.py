@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numba import types
 
 from tinygrad_cnn.kernels import jit
-from tinygrad_cnn.kernels.cpu import simd
+from tinygrad_cnn.kernels.cpu import memory, simd
 
 ROOT = Path(__file__).parents[2]
 WIDTHS = [(kind, vectors) for kind in simd.KINDS for vectors in range(1, simd.max_vectors(kind) + 1)]
@@ -57,18 +57,23 @@ def test_a_tile_sums_what_its_strides_say(kind_vectors: tuple[int, int], dtype: 
     kind, vectors = kind_vectors
     rows = data.draw(st.integers(1, simd.max_rows(vectors, kind)), "rows")
     lanes = data.draw(st.integers(1, simd.lanes(dtype)), "lanes")
-    start = data.draw(st.sampled_from([simd.ZERO, simd.BIAS, simd.ADD]), "start")
+    flags = data.draw(st.integers(0, simd.BIAS | simd.ADD | simd.RELU), "flags")
     columns = (vectors - 1) * simd.lanes(dtype) + lanes
     n1, n2, n3 = (data.draw(st.integers(1, 4)) for _ in range(3))
     n2 = n2 if simd.taps(kind) == 1 else 1
     strides = [data.draw(st.integers(0, 9)) for _ in range(7)]
     ldc = columns + data.draw(st.integers(0, 3), "gap")
-    plan = np.array([n1, n2, n3, *strides, ldc, start], np.int64)
+    if columns % simd.lanes(dtype) == 0 and data.draw(st.booleans(), "stream"):
+        flags, ldc = flags | simd.STREAM, columns
+    plan = np.array([n1, n2, n3, *strides, ldc, flags], np.int64)
     rng = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
-    a, b, c, bias = (rng.standard_normal(size).astype(dtype) for size in (800, 800, rows * ldc, columns))
+    a, b, bias = (rng.standard_normal(size).astype(dtype) for size in (800, 800, columns))
+    c = memory.pool.array((rows * ldc,), np.dtype(dtype), 8 * rows * ldc)
+    c[:] = rng.standard_normal(c.size)
     expected = c.reshape(rows, ldc).astype(np.float64)
-    first = {simd.ZERO: 0, simd.BIAS: bias, simd.ADD: expected[:, :columns]}[start]
-    expected[:, :columns] = first + naive_tile(kind, rows, columns, plan, a, b)
+    first = (bias if flags & simd.BIAS else 0) + (expected[:, :columns] if flags & simd.ADD else 0)
+    value = first + naive_tile(kind, rows, columns, plan, a, b)
+    expected[:, :columns] = np.maximum(value, 0) if flags & simd.RELU else value
     run(simd.tile_address(dtype, kind, vectors, rows), plan, a, b, c, bias, lanes)
     tolerance = 300 * np.finfo(dtype).eps
     np.testing.assert_allclose(c.reshape(rows, ldc), expected, rtol=tolerance, atol=tolerance)
@@ -87,17 +92,18 @@ def test_transpose(rows: int, columns: int, dtype: str) -> None:
 @given(st.integers(1, 300), st.sampled_from("fd"), st.integers(1, 2), st.data())
 def test_a_tile_of_dot_products(k: int, dtype: str, rows: int, data: st.DataObject) -> None:
     columns = data.draw(st.integers(1, simd.max_columns(dtype)), "columns")
-    start = data.draw(st.sampled_from([simd.ZERO, simd.BIAS]), "start")
+    flags = data.draw(st.sampled_from([0, simd.BIAS, simd.RELU, simd.BIAS | simd.RELU]), "flags")
     lanes, gap = simd.lanes(dtype), data.draw(st.integers(0, 3), "gap")
     a, b = (np.random.default_rng(k + n).standard_normal((n, k + gap)).astype(dtype) for n in (rows, columns))
     a[:, k:] = b[:, k:] = np.nan  # beyond the end
     bias, c = np.arange(columns).astype(dtype), np.full((rows, columns + gap), -1, dtype)
     plan = np.zeros(simd.TILE_ARGS, np.int64)
     plan[simd.N3], plan[simd.AR], plan[simd.BK] = (k - 1) // lanes, k + gap, k + gap
-    plan[simd.LDC], plan[simd.START] = columns + gap, start
+    plan[simd.LDC], plan[simd.FLAGS] = columns + gap, flags
     address = simd.tile_address(dtype, simd.DOT, columns, rows)
     run(address, plan, a.reshape(-1), b.reshape(-1), c.reshape(-1), bias, k - (k - 1) // lanes * lanes)
-    exact = a[:, :k].astype(np.float64) @ b[:, :k].astype(np.float64).T + (bias if start == simd.BIAS else 0)
+    exact = a[:, :k].astype(np.float64) @ b[:, :k].astype(np.float64).T + (bias if flags & simd.BIAS else 0)
+    exact = np.maximum(exact, 0) if flags & simd.RELU else exact
     bound = 20 * np.finfo(dtype).eps * (1 + np.abs(a[:, :k]) @ np.abs(b[:, :k]).T + bias)
     assert (np.abs(c[:, :columns] - exact) <= bound).all()
     assert (c[:, columns:] == -1).all()

@@ -14,9 +14,9 @@ import numba
 import numpy as np
 
 from .. import launch, threads_for
-from ..compile import jit
+from ..compile import inner, jit
 from . import memory, simd
-from .simd import call_tile
+from .simd import AR, LDC, call_tile
 
 #: Whether the kernels can run; else the reference does.
 ENABLED = not numba.config.DISABLE_JIT
@@ -130,6 +130,20 @@ def _cycles(kind: int, rows: int, width: int) -> float:
     loads = [left * (m + taps - 1) / taps + width for m in tiles]
     wait = 4 if taps > 1 else 2
     return sum(max(m * width / 2, load * 0.6, wait) + 0.3 for m, load in zip(tiles, loads, strict=True))
+
+
+@inner
+def tile_panel(plan, tile, panel, a, a_at, b, b_at, c, c_at, bias, bias_at):  # type: ignore[no-untyped-def]
+    """All tiles of a panel, one below the other; `tile` and `panel` are their places in the plan."""
+    for t in range(plan[panel + TILES]):
+        big = t < plan[panel + BIGS]
+        call_tile(
+            plan[panel + BIG] if big else plan[panel + SMALL],
+            plan, tile, a, a_at, b, b_at, c, c_at, bias, bias_at, plan[panel + LANES],
+        )  # fmt: skip
+        rows = plan[panel + ROWS] - (0 if big else 1)
+        a_at += rows * plan[tile + AR]
+        c_at += rows * plan[tile + LDC]
 
 
 @jit(parts=True)

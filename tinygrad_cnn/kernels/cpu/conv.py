@@ -24,11 +24,11 @@ from .. import launch, reference
 from ..compile import inner, jit
 from ..spec import Conv2dSpec
 from . import contract, conv_spread, conv_winograd, memory, simd
-from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
+from .contract import COLUMN, PANEL, tile_panel
 from .conv_shared import BAND_BYTES, HWIO, NCHW, NHWC, OIHW, TASKS, copy_row, layout, longer_rows
 from .conv_weights import weight_grad
 from .matmul import column_sums
-from .simd import A1, A2, AK, AR, B1, B2, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, clamp, clear, transpose
+from .simd import A1, A2, AK, AR, B1, B2, BK, FLAGS, LDC, N1, N2, N3, TILE_ARGS, clear, drain, transpose
 
 
 def conv2d(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Conv2dSpec, relu: bool = False) -> np.ndarray:
@@ -90,14 +90,17 @@ def conv2d_bias_grad(g: np.ndarray) -> np.ndarray:
 # A phase is the output pixels at (y + row*y_row + column*y_column) and the windows they read.
 # fmt: off
 (TASKS_IN_ALL, IMAGE_TASKS, GROUPS, SCRATCH, X_IMAGE, Y_IMAGE, HEIGHT, WIDTH, CHANNELS, GROUP_IN, GROUP_OUT, FLAT,
- CLEARS, RELU, HEADER) = range(15)
-(BANDS, OUT_ROWS, Y_AT, Y_ROW, Y_COLUMN, X_ROW, X_COLUMN, W_AT, SPAN_ROWS, SPAN_COLUMNS, ROW_STEP,
- PADDED, A_ROW, A_TILE, N_PANELS, NEXT, TILE) = range(17)
+ CLEARS, HEADER) = range(14)
+(BANDS, OUT_ROWS, Y_AT, Y_ROW, X_ROW, X_COLUMN, W_AT, SPAN_ROWS, SPAN_COLUMNS, ROW_STEP,
+ PADDED, A_ROW, N_PANELS, NEXT, TILE) = range(15)
 # fmt: on
 PHASE = TILE + TILE_ARGS
 #: Products for each output up to which a panel of four vectors of weights leaves room in the L1 cache: with 128, wide
 #: panels are slower (128 -> 128 channels, 1x1: 2942 us in panels of two, 3364 of four), with 64 or less faster.
 FEW_PRODUCTS = 64
+#: Bytes of output from which it goes around the caches: the next layer would not find it there anyway, and a cache
+#: reads every line from memory that is written to it.
+STREAM_BYTES = 8 << 20
 
 
 class _Phase(NamedTuple):
@@ -155,17 +158,18 @@ def _walk(
         tile[A1], tile[A2], tile[AK] = phase.dilation[0] * columns * c, phase.dilation[1] * c, 1
         tile[AR] = phase.stride[1] * c
         tile[B1], tile[B2], tile[BK] = phase.taps[1] * group_in * o, group_in * o, o
-        tile[LDC], tile[START] = phase.step[1] * o, simd.BIAS if biased else simd.ZERO
+        streams = not clears and group_out % simd.lanes(char) == 0 and n * p * q * o * itemsize >= STREAM_BYTES
+        tile[LDC] = phase.step[1] * o
+        tile[FLAGS] = simd.BIAS * biased | simd.RELU * relu | simd.STREAM * streams
         few = phase.taps[0] * phase.taps[1] * group_in <= FEW_PRODUCTS
         panels = contract.panels(char, kind, phase.out[1], group_out, walk=contract.WALK if few else 0.0)
         head = [0] * TILE
         head[BANDS], head[OUT_ROWS] = bands, phase.out[0]
         head[Y_AT] = (phase.at[0] * q + phase.at[1]) * o
-        head[Y_ROW], head[Y_COLUMN] = phase.step[0] * q * o, phase.step[1] * o
+        head[Y_ROW] = phase.step[0] * q * o
         head[X_ROW], head[X_COLUMN], head[W_AT] = *phase.origin, phase.weights
         head[SPAN_ROWS], head[SPAN_COLUMNS], head[ROW_STEP] = span[0], columns, phase.stride[0]
         head[PADDED], head[A_ROW] = padded, phase.stride[0] * columns * c
-        head[A_TILE] = phase.stride[1] * c
         head[N_PANELS], head[NEXT] = len(panels) // PANEL, PHASE + len(panels)
         body += head + tile + panels
         tasks += bands
@@ -176,7 +180,7 @@ def _walk(
     header[TASKS_IN_ALL], header[IMAGE_TASKS], header[SCRATCH] = n * tasks, tasks, scratch
     header[GROUPS] = 1 if depthwise else groups
     header[X_IMAGE], header[Y_IMAGE] = h * w * c, p * q * o
-    header[CLEARS], header[RELU] = clears * q * o, relu
+    header[CLEARS] = clears * q * o
     header[HEIGHT], header[WIDTH], header[CHANNELS] = h, w, c
     header[GROUP_IN], header[GROUP_OUT], header[FLAT] = group_in, group_out, depthwise
     plan = np.array(header + body, np.int64)
@@ -219,8 +223,7 @@ def _walk_windows(plan, x, w, y, bias, scratch, part, parts):  # type: ignore[no
             row = top * plan[at + ROW_STEP] + plan[at + X_ROW]
             base = n * plan[X_IMAGE] + (row * plan[WIDTH] + plan[at + X_COLUMN]) * plan[CHANNELS]
             _tile_band(plan, at, x, base, w, y, bias, n, top, bottom)
-        if plan[RELU]:
-            clamp(y, n * plan[Y_IMAGE] + top * plan[at + Y_ROW], (bottom - top) * plan[at + Y_ROW])
+    drain()
 
 
 @inner
@@ -259,15 +262,7 @@ def _tile_band(plan, at, source, base, w, y, bias, n, top, bottom):  # type: ign
             for row in range(top, bottom):
                 a = left + (row - top) * plan[at + A_ROW]
                 c = start + row * plan[at + Y_ROW]
-                for t in range(plan[panel + TILES]):
-                    big = t < plan[panel + BIGS]
-                    call_tile(
-                        plan[panel + BIG] if big else plan[panel + SMALL],
-                        plan, tile, source, a, w, plan[at + W_AT] + column, y, c, bias, column, plan[panel + LANES],
-                    )  # fmt: skip
-                    m = plan[panel + ROWS] - (0 if big else 1)
-                    a += m * plan[at + A_TILE]
-                    c += m * plan[at + Y_COLUMN]
+                tile_panel(plan, tile, panel, source, a, w, plan[at + W_AT] + column, y, c, bias, column)
 
 
 @lru_cache(4096)

@@ -14,9 +14,9 @@ import numpy as np
 from ..compile import inner, jit
 from ..spec import Conv2dSpec
 from . import contract, memory, simd
-from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
+from .contract import COLUMN, PANEL, tile_panel
 from .conv_shared import copy_row
-from .simd import AK, AR, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, clear
+from .simd import AK, AR, BK, FLAGS, LDC, N1, N2, N3, TILE_ARGS, clear
 
 # fmt: off
 (IMAGES, X_IMAGE, G_IMAGE, TARGET, PADDED, KERNEL_ROWS, ROW_DOWN, W_ROW, COLUMNS_OUT, STEP, G_COLUMN, ACROSS,
@@ -52,7 +52,7 @@ def find(
     tile = [0] * TILE_ARGS
     tile[N1], tile[N2], tile[N3] = 1, 1, o
     tile[AK], tile[AR], tile[BK], tile[LDC] = 1, q * o, run, sy * reach[1] * c
-    tile[START] = simd.ADD
+    tile[FLAGS] = simd.ADD
     plan = np.array([head[i] for i in range(TILE)] + tile + panels, np.int64)
     return contract.Work(
         _spread, plan, head[TARGET] if padded else 0, contract.effort(n * p * q * kh * run * o, n * h * w * c)
@@ -94,15 +94,7 @@ def _tiles(plan, g, at_g, w, x, at_x):  # type: ignore[no-untyped-def]
                     a = at_g + column * plan[G_COLUMN]
                     b = row * plan[W_ROW] + plan[panel + COLUMN]
                     c = at_x + row * plan[ROW_DOWN] + column * plan[ACROSS] + plan[panel + COLUMN]
-                    for t in range(plan[panel + TILES]):
-                        big = t < plan[panel + BIGS]
-                        call_tile(
-                            plan[panel + BIG] if big else plan[panel + SMALL],
-                            plan, TILE, g, a, w, b, x, c, w, 0, plan[panel + LANES],
-                        )  # fmt: skip
-                        m = plan[panel + ROWS] - (0 if big else 1)
-                        a += m * plan[TILE + AR]
-                        c += m * plan[TILE + LDC]
+                    tile_panel(plan, TILE, panel, g, a, w, b, x, c, w, 0)
 
 
 @inner

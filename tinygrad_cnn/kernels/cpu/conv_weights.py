@@ -14,10 +14,10 @@ import numpy as np
 from ..compile import inner, jit
 from ..spec import Conv2dSpec
 from . import contract, memory, simd
-from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
+from .contract import COLUMN, PANEL, tile_panel
 from .conv_shared import BAND_BYTES, copy_row, longer_rows
 from .matmul import column_sums
-from .simd import A1, A2, AK, AR, B1, B2, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile
+from .simd import A1, A2, AK, AR, B1, B2, BK, FLAGS, LDC, N1, N2, N3, TILE_ARGS
 
 #: Shares of the work: shards (runs of blocks, each with its own sum) x splits (shares of the tap runs and panels).
 #: By size only, so that no thread count changes a bit; powers of two, so that two and four threads finish together.
@@ -166,15 +166,15 @@ def _find(
     }  # fmt: skip
     x_strides = (scratch_image if padded else x_image, sy * columns * c, sx * c)
     g_strides = (g_image, q * o, o)
-    tiles = []  # by START, then one row more or not, then a full block of images or the last one
+    tiles = []  # to begin sums or to go on, then one row more or not, then a full block of images or the last one
     for images in (block_images, n - (-(-n // block_images) - 1) * block_images):
         for more in (0, 1):
-            for start in (simd.ZERO, simd.ADD):
+            for flags in (0, simd.ADD):
                 tile = [0] * TILE_ARGS
                 tile[N1], tile[N2], tile[N3] = images, p // bands + more, q
                 tile[A1], tile[A2], tile[AK] = g_strides if swapped else x_strides
                 tile[B1], tile[B2], tile[BK] = x_strides if swapped else g_strides
-                tile[AR], tile[LDC], tile[START] = 1 if swapped else tap_step, ldc, start
+                tile[AR], tile[LDC], tile[FLAGS] = 1 if swapped else tap_step, ldc, flags
                 tiles += tile
     plan = np.array([head[i] for i in range(TILE)] + tiles + runs + panels, np.int64)
     work = n * p * q * size
@@ -244,12 +244,4 @@ def _tiles(plan, tile, left, at_left, right, at_right, w, shard, split):  # type
         else:
             a += plan[run + RUN_X] + (column if plan[LANEWISE] else 0)
         c = shard * plan[SIZE] + group * plan[OUT_GROUP] + plan[run + RUN_W] + column
-        for t in range(plan[panel + TILES]):
-            big = t < plan[panel + BIGS]
-            call_tile(
-                plan[panel + BIG] if big else plan[panel + SMALL],
-                plan, tile, left, a, right, b, w, c, w, 0, plan[panel + LANES],
-            )  # fmt: skip
-            m = plan[panel + ROWS] - (0 if big else 1)
-            a += m * plan[tile + AR]
-            c += m * plan[tile + LDC]
+        tile_panel(plan, tile, panel, left, a, right, b, w, c, w, 0)

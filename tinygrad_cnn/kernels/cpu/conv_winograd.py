@@ -31,10 +31,10 @@ from numba.extending import intrinsic
 from .. import get_num_threads, launch
 from ..compile import inner, jit
 from . import contract, memory, simd
-from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
+from .contract import COLUMN, PANEL, tile_panel
 from .conv_shared import copy_row
 from .matmul import column_sums
-from .simd import A1, A2, AK, AR, B1, B2, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, clamp
+from .simd import A1, A2, AK, AR, B1, B2, BK, FLAGS, LDC, N1, N2, N3, TILE_ARGS, clamp
 
 #: The three matrices, and transposes of two of them: rows of (column, coefficient).
 _INPUT = (((0, 1), (2, -1)), ((1, 1), (2, 1)), ((2, 1), (1, -1)), ((1, 1), (3, -1)))  # B'
@@ -243,9 +243,8 @@ def _product_tiles(
             tile[N2], tile[N3] = 1, columns * c
         tile[A1], tile[A2], tile[AK], tile[AR] = pieces[1] * c, c, 1, v_row
         tile[B1], tile[B2], tile[BK], tile[LDC] = pieces[1] * c * o, c * o, o, o
-        tile[START] = simd.ZERO
         arguments += tile
-    arguments += [*arguments[:START], simd.BIAS if biased else simd.ZERO]
+    arguments += [*arguments[:FLAGS], simd.BIAS * biased]
     widths = contract.panel_widths(char, simd.OUTER, sizes[1], o)
     return arguments, [contract.panels(char, simd.OUTER, size, o, widths) for size in sizes]
 
@@ -256,10 +255,10 @@ def _sum_tiles(
     """(C, tiles) @ (tiles, O): tile arguments for the smaller and the larger blocks, to begin sums and to go on."""
     arguments: list[int] = []
     for size in sizes:
-        for start in (simd.ZERO, simd.ADD):
+        for flags in (0, simd.ADD):
             tile = [0] * TILE_ARGS
             tile[N1], tile[N2], tile[N3] = 1, 1, size
-            tile[AK], tile[AR], tile[BK], tile[LDC], tile[START] = v_row, 1, o, o, start
+            tile[AK], tile[AR], tile[BK], tile[LDC], tile[FLAGS] = v_row, 1, o, o, flags
             arguments += tile
     return arguments + [0] * TILE_ARGS, [contract.panels(char, simd.OUTER, c, o)]
 
@@ -365,15 +364,7 @@ def _multiply(plan, plane, small, u, bias, scratch, base):  # type: ignore[no-un
         a = base + plan[V_AT] + plane * plan[V_PLANE]
         b = plane * k * plan[OUT_CHANNELS] + plan[panel + COLUMN]
         c = base + plan[M_AT] + plane * plan[M_PLANE] + plan[panel + COLUMN]
-        for t in range(plan[panel + TILES]):
-            big = t < plan[panel + BIGS]
-            call_tile(
-                plan[panel + BIG] if big else plan[panel + SMALL],
-                plan, tile, scratch, a, u, b, scratch, c, bias, plan[panel + COLUMN], plan[panel + LANES],
-            )  # fmt: skip
-            m = plan[panel + ROWS] - (0 if big else 1)
-            a += m * plan[tile + AR]
-            c += m * plan[tile + LDC]
+        tile_panel(plan, tile, panel, scratch, a, u, b, scratch, c, bias, plan[panel + COLUMN])
 
 
 @inner
@@ -461,15 +452,7 @@ def _add_products(plan, tile, shard, sums, scratch, base):  # type: ignore[no-un
                     a = base + plan[V_AT] + plane * plan[V_PLANE] + piece * channels
                     b = base + plan[M_AT] + plane * plan[M_PLANE] + column
                     c = ((shard * 16 + plane) * rows * columns + piece) * size + column
-                    for t in range(plan[panel + TILES]):
-                        big = t < plan[panel + BIGS]
-                        call_tile(
-                            plan[panel + BIG] if big else plan[panel + SMALL],
-                            plan, tile, scratch, a, scratch, b, sums, c, scratch, 0, plan[panel + LANES],
-                        )  # fmt: skip
-                        m = plan[panel + ROWS] - (0 if big else 1)
-                        a += m
-                        c += m * plan[tile + LDC]
+                    tile_panel(plan, tile, panel, scratch, a, scratch, b, sums, c, scratch, 0)
 
 
 @jit(parts=True)

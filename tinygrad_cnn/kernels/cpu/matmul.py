@@ -10,9 +10,9 @@ import numpy as np
 from .. import launch, reference, threads_for
 from ..compile import inner, jit
 from . import contract, memory, simd
-from .contract import BIG, BIGS, COLUMN, LANES, PANEL, ROWS, SMALL, TILES
+from .contract import BIG, COLUMN, LANES, PANEL, tile_panel
 from .elementwise import relu_grad
-from .simd import AK, AR, BK, LDC, N1, N2, N3, START, TILE_ARGS, call_tile, clamp, copy, transpose
+from .simd import AK, AR, BK, FLAGS, LDC, N1, N2, N3, TILE_ARGS, call_tile, copy, transpose
 
 #: Rows that a column sum adds one after another; more are summed in blocks, which keeps the error small.
 SUM_ROWS = 128
@@ -134,9 +134,9 @@ def _few_rows(g, y, x, w, dx, dw, db, relu, part, parts):  # type: ignore[no-unt
 # fmt: off
 (M_BATCH, M_BLOCKS, M_GROUPS, M_PANELS, M_ROWS, M_COLUMNS, M_DEPTH, M_DEPTHS, M_LANES,
  M_A_BATCH, M_A_ROW, M_A_DEPTH, M_B_BATCH, M_B_DEPTH, M_B_COLUMN, M_C_BATCH,
- M_PACK_A, M_PACK_B, M_PACKED_ROW, M_SCRATCH_B, M_SCRATCH, M_RELU, M_TILE) = range(23)
+ M_PACK_A, M_PACK_B, M_PACKED_ROW, M_SCRATCH_B, M_SCRATCH, M_TILE) = range(22)
 # fmt: on
-M_HEADER = M_TILE + 4 * TILE_ARGS
+M_HEADER = M_TILE + 6 * TILE_ARGS
 ROWS_PACKED, DEPTHS_PACKED = 1, 2  # how A is packed: row after row, or (A transposed) all rows of a depth together
 
 
@@ -168,14 +168,15 @@ def _product(
     packed_row = {0: 0, ROWS_PACKED: deepest + SKEW, DEPTHS_PACKED: rows}[pack_a]
     scratch_b = {0: 0, ROWS_PACKED: rows * packed_row, DEPTHS_PACKED: deepest * packed_row}[pack_a]
 
-    tiles = []  # by place in the sum (the first block starts it, the others add), then by one k more or not
+    first, last = simd.BIAS * biased, simd.RELU * relu
+    tiles = []  # of the first, further and the last blocks of a sum, then by one k more or not
     for depth in (k // depths, k // depths + 1):
-        for start in (simd.BIAS if biased else simd.ZERO, simd.ADD):
+        for flags in (first | (last if depths == 1 else 0), simd.ADD, simd.ADD | last):
             tile = [0] * TILE_ARGS
             tile[N1], tile[N2], tile[N3] = 1, 1, depth
             tile[AK], tile[AR] = [(a_depth, a_row), (1, packed_row), (packed_row, 1)][pack_a]
             tile[BK] = max(widths) * lanes if pack_b else b_depth
-            tile[LDC], tile[START] = n, start
+            tile[LDC], tile[FLAGS] = n, flags
             tiles += tile
     panels = [contract.panels(char, simd.OUTER, max(size, 1), n, widths) for size in (m // blocks, m // blocks + 1)]
     head = [0] * M_TILE
@@ -183,7 +184,6 @@ def _product(
     head[M_ROWS], head[M_COLUMNS], head[M_DEPTH], head[M_DEPTHS], head[M_LANES] = m, n, k, depths, lanes
     head[M_A_BATCH], head[M_A_ROW], head[M_A_DEPTH] = a_batch, a_row, a_depth
     head[M_B_BATCH], head[M_B_DEPTH], head[M_B_COLUMN], head[M_C_BATCH] = b_batch, b_depth, b_column, m * n
-    head[M_RELU] = relu
     head[M_PACK_A], head[M_PACK_B], head[M_PACKED_ROW], head[M_SCRATCH_B] = pack_a, pack_b, packed_row, scratch_b
     head[M_SCRATCH] = scratch_b + (deepest * max(widths) * lanes if pack_b else 0)
     plan = np.array(head + tiles + panels[0] + panels[1], np.int64)
@@ -195,7 +195,7 @@ def _work(batch: int, m: int, n: int, k: int) -> int:
 
 
 # fmt: off
-(D_ROWS, D_PAIRS, D_PANELS, D_TAIL, D_RELU, D_TILE) = range(6)
+(D_ROWS, D_PAIRS, D_PANELS, D_TAIL, D_TILE) = range(5)
 # fmt: on
 D_HEADER = D_TILE + TILE_ARGS
 D_ONE, D_TWO, D_COLUMN, D_PANEL = range(4)  # the tiles of one and two rows, and the first column
@@ -208,13 +208,13 @@ def _dot_products(
     lanes, most = simd.lanes(char), simd.max_columns(char)
     tile = [0] * TILE_ARGS
     tile[N3], tile[AR], tile[BK], tile[LDC] = (k - 1) // lanes, a_row, b_column, n
-    tile[START] = simd.BIAS if biased else simd.ZERO
+    tile[FLAGS] = simd.BIAS * biased | simd.RELU * relu
     count = -(-n // most)
     panels = []
     for p in range(count):
         first, end = n * p // count, n * (p + 1) // count
         panels += [simd.tile_address(char, simd.DOT, end - first, rows) for rows in (1, 2)] + [first]
-    head = [m, -(-m // 2), count, k - tile[N3] * lanes, relu]
+    head = [m, -(-m // 2), count, k - tile[N3] * lanes]
     return contract.Work(_dots, np.array(head + tile + panels, np.int64), 0, _work(1, m, n, k))
 
 
@@ -231,11 +231,6 @@ def _dots(plan, a, b, c, bias, scratch, part, parts):  # type: ignore[no-untyped
             plan, D_TILE, a, row * plan[D_TILE + AR], b, column * plan[D_TILE + BK],
             c, row * plan[D_TILE + LDC] + column, bias, column, plan[D_TAIL],
         )  # fmt: skip
-        if plan[D_RELU]:
-            columns = plan[D_TILE + LDC]
-            end = columns if task // pairs == plan[D_PANELS] - 1 else plan[panel + D_PANEL + D_COLUMN]
-            for i in range(row, min(row + 2, plan[D_ROWS])):
-                clamp(c, i * columns + column, end - column)
 
 
 @jit(parts=True)
@@ -250,19 +245,6 @@ def _multiply_blocks(plan, a, b, c, bias, scratch, part, parts):  # type: ignore
         for d in range(depths):
             first, last = depth * d // depths, depth * (d + 1) // depths
             _block(plan, a, b, c, bias, scratch, base, batch, group, top, bottom, first, last)
-        if plan[M_RELU]:
-            _clamp_block(plan, c, group, top, bottom)
-
-
-@inner
-def _clamp_block(plan, c, group, top, bottom):  # type: ignore[no-untyped-def]
-    """The ReLU of the panels of a group in rows top..bottom."""
-    panels, groups, columns = plan[M_PANELS], plan[M_GROUPS], plan[M_COLUMNS]
-    begin, end = panels * group // groups, panels * (group + 1) // groups
-    first = plan[M_HEADER + begin * PANEL + COLUMN]
-    last = plan[M_HEADER + end * PANEL + COLUMN] if end < panels else columns
-    for row in range(top, bottom):
-        clamp(c, row * columns + first, last - first)
 
 
 @inner
@@ -270,7 +252,8 @@ def _block(plan, a, b, c, bias, scratch, base, batch, group, top, bottom, first,
     """C[top:bottom, the panels of a group] += A[top:bottom, first:last] @ B[first:last, those panels]."""
     more_rows = bottom - top - plan[M_ROWS] // plan[M_BLOCKS]
     more_depth = last - first - plan[M_DEPTH] // plan[M_DEPTHS]
-    tile = M_TILE + TILE_ARGS * (2 * more_depth + (first > 0))
+    place = 0 if first == 0 else 2 if last == plan[M_DEPTH] else 1
+    tile = M_TILE + TILE_ARGS * (3 * more_depth + place)
     left = batch * plan[M_A_BATCH] + top * plan[M_A_ROW] + first * plan[M_A_DEPTH]
     source = a
     if plan[M_PACK_A]:
@@ -290,9 +273,9 @@ def _block(plan, a, b, c, bias, scratch, base, batch, group, top, bottom, first,
             packed = base + plan[M_SCRATCH_B]
             end = plan[panel + PANEL + COLUMN] if p + 1 < panels else plan[M_COLUMNS]
             _pack_panel(plan, b, right, last - first, end - column, scratch, packed, plan[tile + BK])
-            _tiles(plan, tile, panel, source, left, scratch, packed, c, out, bias)
+            tile_panel(plan, tile, panel, source, left, scratch, packed, c, out, bias, column)
         else:
-            _tiles(plan, tile, panel, source, left, b, right, c, out, bias)
+            tile_panel(plan, tile, panel, source, left, b, right, c, out, bias, column)
 
 
 @inner
@@ -308,19 +291,6 @@ def _pack_panel(plan, b, right, depth, columns, scratch, to, row):  # type: igno
         for d in range(depth):
             for j in range(columns):
                 scratch[to + d * row + j] = b[right + d * down + j * across]
-
-
-@inner
-def _tiles(plan, tile, panel, a, left, b, right, c, out, bias):  # type: ignore[no-untyped-def]
-    for t in range(plan[panel + TILES]):
-        big = t < plan[panel + BIGS]
-        call_tile(
-            plan[panel + BIG] if big else plan[panel + SMALL],
-            plan, tile, a, left, b, right, c, out, bias, plan[panel + COLUMN], plan[panel + LANES],
-        )  # fmt: skip
-        m = plan[panel + ROWS] - (0 if big else 1)
-        left += m * plan[tile + AR]
-        out += m * plan[M_COLUMNS]
 
 
 def column_sums(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

@@ -26,11 +26,12 @@ from numba.extending import intrinsic
 
 from ..compile import inner, jit
 
-#: What a tile reads from its plan: the loop counts, the strides of A, of B, of C's rows, and START.
-N1, N2, N3, A1, A2, AK, AR, B1, B2, BK, LDC, START = range(12)
+#: What a tile reads from its plan: the loop counts, the strides of A, of B, of C's rows, and FLAGS.
+N1, N2, N3, A1, A2, AK, AR, B1, B2, BK, LDC, FLAGS = range(12)
 TILE_ARGS = 12
-#: Values of START: accumulators begin at zero or at the bias; with ADD at zero, and are added to C in the end.
-ZERO, BIAS, ADD = range(3)
+#: Bits of FLAGS: sums begin at the bias instead of zero, are added to what C holds, are no less than zero in the end;
+#: or C goes around the caches, for an output too large for them: full vectors only, and aligned.
+BIAS, ADD, RELU, STREAM = 1, 2, 4, 8
 
 #: How many taps slide over the rows of a tile. With more than one, rows are neighbouring pixels, so that one load of A
 #: serves that many multiply-adds, and B2 is the distance of the taps in B. For one vector of channels this makes the
@@ -227,22 +228,53 @@ class _Tile:
             acc = self.loop(arg[N2], middle, values)[2:]
             return [self.at(ai, arg[A1]), self.at(bi, arg[B1]), *acc]
 
-        results = self.loop(arg[N1], outer, [a, b, *accumulators])[2:]
-        with builder.if_else(builder.icmp_signed("==", arg[START], _int(ADD))) as (then, otherwise):
-            with then:
-                self.finish(results, c, add=True)
-            with otherwise:
-                self.finish(results, c, add=False)
+        self.finish(self.loop(arg[N1], outer, [a, b, *accumulators])[2:], c)
         if host().masks:
             builder.ret_void()
 
-    def finish(self, results: list[Any], c: Any, add: bool) -> None:
-        """Store the accumulators to the rows of C, or add them: sums of sums are more exact than one long sum."""
-        for r in range(self.rows):
-            for v in range(self.vectors):
-                value = results[r * self.vectors + v]
-                self.store(self.builder.fadd(self.load(c, v), value) if add else value, c, v)
-            c = self.at(c, self.args[LDC])
+    def finish(self, results: list[Any], c: Any) -> None:
+        """Store the accumulators to the rows of C, as the flags say."""
+        rows = [c]
+        for _ in range(self.rows - 1):
+            rows.append(self.at(rows[-1], self.args[LDC]))
+        places = [(row, v) for row in rows for v in range(self.vectors)]
+        # sums of sums are more exact than one long sum
+        values = self.when(ADD, results, lambda i: self.builder.fadd(self.load(*places[i]), results[i]))
+        values = self.clamped(values)
+        with self.builder.if_else(self.flag(STREAM)) as (then, otherwise):
+            with then:
+                for value, (row, v) in zip(values, places, strict=True):
+                    place = self.at(row, _int(v * self.lanes))
+                    store = self.builder.store(value, place, align=host().vector_bytes)
+                    store.set_metadata("nontemporal", self.module.add_metadata([INT32(1)]))
+            with otherwise:
+                for value, place in zip(values, places, strict=True):
+                    self.store(value, *place)
+
+    def clamped(self, values: list[Any]) -> list[Any]:
+        """Their ReLU, if the flags say so; NaN stays NaN."""
+        zero = self.zero()
+
+        def relu(i: int) -> Any:
+            return self.builder.select(self.builder.fcmp_ordered("<=", values[i], zero), zero, values[i])
+
+        return self.when(RELU, values, relu)
+
+    def flag(self, bit: int) -> Any:
+        return self.builder.icmp_signed("!=", self.builder.and_(self.args[FLAGS], _int(bit)), _int(0))
+
+    def when(self, bit: int, values: list[Any], new: Any) -> list[Any]:
+        """values[i], or new(i) for each of them if the flags have the bit."""
+        before = self.builder.block
+        with self.builder.if_then(self.flag(bit)):
+            changed, inside = [new(i) for i in range(len(values))], self.builder.block
+        merged = []
+        for value, other in zip(values, changed, strict=True):
+            phi = self.builder.phi(self.vector)
+            phi.add_incoming(value, before)
+            phi.add_incoming(other, inside)
+            merged.append(phi)
+        return merged
 
     def dots(self) -> None:
         """The body of a tile of dot products: the last, masked vectors first, then the whole ones."""
@@ -276,18 +308,10 @@ class _Tile:
             phi.add_incoming(last, after)
             merged.append(phi)
         self.mask = self.bits([n < columns for n in range(self.lanes)])
-        biased = builder.icmp_signed("==", arg[START], _int(BIAS))
-        with builder.if_else(biased) as (then, otherwise):
-            with then:
-                loaded, from_bias = self.load(bias, 0, 1), builder.block
-            with otherwise:
-                from_zero = builder.block
-        start = builder.phi(self.vector)
-        start.add_incoming(loaded, from_bias)
-        start.add_incoming(self.zero(), from_zero)
-        for r in range(self.rows):
-            row = self.lane_sums(merged[r * columns : (r + 1) * columns])
-            self.store(builder.fadd(start, row), c, 0, 1)
+        (start,) = self.when(BIAS, [self.zero()], lambda _: self.load(bias, 0, 1))
+        rows = [builder.fadd(start, self.lane_sums(merged[r : r + columns])) for r in range(0, len(merged), columns)]
+        for row in self.clamped(rows):
+            self.store(row, c, 0, 1)
             c = self.at(c, arg[LDC])
         builder.ret_void()
 
@@ -315,17 +339,7 @@ class _Tile:
 
     def start(self, bias: Any) -> list[Any]:
         """The accumulators' first values: zero or the bias."""
-        builder = self.builder
-        before = builder.block
-        with builder.if_then(builder.icmp_signed("==", self.args[START], _int(BIAS))):
-            biases, biased = [self.load(bias, v) for v in range(self.vectors)], builder.block
-        first = []
-        for bias in biases:
-            phi = builder.phi(self.vector)
-            phi.add_incoming(self.zero(), before)
-            phi.add_incoming(bias, biased)
-            first.append(phi)
-        return first * self.rows
+        return self.when(BIAS, [self.zero()] * self.vectors, lambda v: self.load(bias, v)) * self.rows
 
     def loop(self, count: Any, body: Any, values: list[Any]) -> list[Any]:
         """Repeat body `count` >= 1 times; it maps the loop-carried values to their next ones."""
@@ -439,6 +453,19 @@ def call_tile(
         return context.get_dummy_value()
 
     return types.none(*(types.int64 if isinstance(t, types.Integer) else t for t in args)), codegen
+
+
+@intrinsic
+def drain(typingctx: Any) -> Any:
+    """Wait until what STREAM stored can be seen by other threads: x86 does not order such stores with others."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        if platform.machine() in ("x86_64", "AMD64"):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse.sfence"), [])
+        return context.get_dummy_value()
+
+    return types.none(), codegen
 
 
 def _pointer(context: Any, builder: Any, kind: Any, value: Any, offset: Any) -> Any:
