@@ -6,37 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import tinygrad_cnn as tg
 from tinygrad_cnn.nn import functional as F
-from tinygrad_cnn.testing import gradcheck, gradgradcheck
-from tinygrad_cnn.testing.strategies import arrays, shapes, tensors
-
-
-def seeded(fn: Any, seed: int = 0) -> Any:
-    """The function, which drops the same elements whenever it is called."""
-
-    def call(*args: Any) -> Any:
-        tg.manual_seed(seed)
-        return fn(*args)
-
-    return call
-
-
-@given(tensors(arrays(shapes(max_dims=4))), st.sampled_from((0.25, 0.5, 1.0)))
-def test_gradients(x: Any, p: float) -> None:
-    """Linear, of both orders, in any layout; laid out alike first, as the mask follows the memory."""
-    fn = seeded(lambda x: F.dropout(x.contiguous(), p))
-    gradcheck(fn, x, degree=1)
-    gradgradcheck(fn, x, degree=1)
-
-
-@given(tensors(arrays(shapes(min_dims=2, max_dims=4))))
-def test_channel_gradients(x: Any) -> None:
-    """As for dropout."""
-    gradcheck(seeded(lambda x: F.dropout2d(x, 0.5)), x, degree=1)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

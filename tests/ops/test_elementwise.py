@@ -5,147 +5,14 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import tinygrad_cnn as tg
-from tests.ops.agree import agree
 from tinygrad_cnn import ops
 from tinygrad_cnn.testing import gradcheck, gradgradcheck
-from tinygrad_cnn.testing import strategies as draw
-
-erf = np.vectorize(math.erf, otypes=[np.float64])
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
-
-
-class Unary(NamedTuple):
-    fn: Callable[[Any], Any]
-    reference: Callable[[np.ndarray], Any]
-    domain: Callable[[np.ndarray], Any] = lambda x: x
-    degree: int | None = None
-
-
-def positive(x: np.ndarray) -> np.ndarray:
-    """Values far from 0, where logarithms and roots have gradients that a difference can follow."""
-    return np.asarray(np.abs(x) + 0.5)
-
-
-UNARY = {
-    "neg": Unary(lambda x: -x, np.negative, degree=1),
-    "abs": Unary(tg.abs, np.abs),
-    "sign": Unary(tg.sign, np.sign),
-    "square": Unary(tg.square, np.square, degree=2),
-    "exp": Unary(tg.exp, np.exp),
-    "expm1": Unary(tg.expm1, np.expm1),
-    "log": Unary(tg.log, np.log, positive),
-    "log1p": Unary(tg.log1p, np.log1p, positive),
-    "sqrt": Unary(tg.sqrt, np.sqrt, positive),
-    "rsqrt": Unary(tg.rsqrt, lambda x: 1 / np.sqrt(x), positive),
-    "reciprocal": Unary(tg.reciprocal, lambda x: 1 / x, positive),
-    "sin": Unary(tg.sin, np.sin),
-    "cos": Unary(tg.cos, np.cos),
-    "tanh": Unary(tg.tanh, np.tanh),
-    "sigmoid": Unary(tg.sigmoid, sigmoid),
-    "erf": Unary(tg.erf, erf),
-    "relu": Unary(tg.relu, lambda x: np.maximum(x, 0)),
-    "leaky_relu": Unary(lambda x: ops.leaky_relu(x, 0.1), lambda x: np.where(x > 0, x, 0.1 * x)),
-    "elu": Unary(lambda x: ops.elu(x, 0.7), lambda x: np.where(x > 0, x, 0.7 * np.expm1(x))),
-    "gelu": Unary(ops.gelu, lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2)))),
-    "gelu tanh": Unary(
-        lambda x: ops.gelu(x, approximate="tanh"),
-        lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
-    ),
-    "silu": Unary(ops.silu, lambda x: x * sigmoid(x)),
-    "softplus": Unary(ops.softplus, lambda x: np.log1p(np.exp(x))),
-    "softplus beta": Unary(lambda x: ops.softplus(x, 2.0), lambda x: np.log1p(np.exp(2 * x)) / 2),
-    "hardtanh": Unary(ops.hardtanh, lambda x: np.clip(x, -1, 1)),
-    "clamp": Unary(lambda x: x.clamp(-0.5, 1), lambda x: np.clip(x, -0.5, 1)),
-    "clamp min": Unary(lambda x: x.clamp(0.25), lambda x: np.maximum(x, 0.25)),
-    "x + 3": Unary(lambda x: x + 3, lambda x: x + 3, degree=1),
-    "3 - x": Unary(lambda x: 3 - x, lambda x: 3 - x, degree=1),
-    "x * 3": Unary(lambda x: x * 3, lambda x: x * 3, degree=1),
-    "x / 3": Unary(lambda x: x / 3, lambda x: x / 3, degree=1),
-    "2 / x": Unary(lambda x: 2 / x, lambda x: 2 / x, positive),
-    "x % 1.5": Unary(lambda x: x % 1.5, lambda x: x % 1.5, lambda x: np.asarray(x * 0.99 + 0.011)),
-    "x ** 3": Unary(lambda x: x**3, lambda x: x**3),
-    "x ** 0": Unary(lambda x: x**0, lambda x: x**0, degree=1),
-    "x ** -1.5": Unary(lambda x: x**-1.5, lambda x: x**-1.5, positive),
-    "2 ** x": Unary(lambda x: 2**x, lambda x: 2**x),
-}
-
-
-@pytest.mark.parametrize("name", UNARY)
-@given(data=st.data())
-def test_unary(name: str, data: st.DataObject) -> None:
-    """Value, gradient and second gradient in every shape and layout, away from kinks."""
-    case = UNARY[name]
-    x = data.draw(draw.distinct(data.draw(draw.shapes(0, 3, 0, 3))), "x")
-    agree(case.fn, case.reference, case.domain(x), degree=case.degree, rtol=1e-12)
-
-
-@pytest.mark.parametrize("name", UNARY)
-def test_unary_in_float32(name: str) -> None:
-    """float32 stays float32 and is as exact as it can be, on arrays large enough for the kernels."""
-    case = UNARY[name]
-    x = case.domain(np.random.default_rng(0).normal(0, 2, (4, 5, 16, 16)).astype(np.float32))
-    for layout in (x, x.transpose(0, 2, 3, 1), x[:, ::-1], x[:, :, ::2]):
-        value = case.fn(tg.from_numpy(layout))
-        assert value.dtype == tg.float32
-        expected = case.reference(layout.astype(np.float64))
-        np.testing.assert_allclose(value.numpy(), expected, rtol=1e-5, atol=1e-6)
-
-
-BINARY: dict[str, tuple[Callable[..., Any], Callable[..., Any], int | None]] = {
-    "add": (operator.add, np.add, 1),
-    "sub": (operator.sub, np.subtract, 1),
-    "mul": (operator.mul, np.multiply, 2),
-    "add alpha": (lambda a, b: tg.add(a, b, alpha=2), lambda a, b: a + 2 * b, 1),
-    "sub alpha": (lambda a, b: tg.sub(a, b, alpha=-3), lambda a, b: a + 3 * b, 1),
-    "div": (lambda a, b: a / (b * b + 0.5), lambda a, b: a / (b * b + 0.5), None),
-    "remainder": (lambda a, b: a % (b * b + 20), lambda a, b: a % (b * b + 20), None),
-    "pow": (lambda a, b: (a * a + 0.5) ** b, lambda a, b: (a * a + 0.5) ** b, None),
-    "maximum": (tg.maximum, np.maximum, None),
-    "minimum": (tg.minimum, np.minimum, None),
-    "clamp min": (lambda a, b: a.clamp(min=b), np.maximum, None),
-    "clamp max": (lambda a, b: a.clamp(max=b), np.minimum, None),
-}
-
-
-@pytest.mark.parametrize("name", BINARY)
-@given(data=st.data())
-def test_binary(name: str, data: st.DataObject) -> None:
-    """Value, gradient and second gradient of both operands, broadcast in every way."""
-    fn, reference, degree = BINARY[name]
-    shapes = data.draw(draw.broadcastable(2, max_dims=3, max_side=3), "shapes")
-    # values of b lie halfway between those of a, so that no step crosses a = b
-    a, b = (data.draw(draw.distinct(shape)) for shape in shapes)
-    agree(fn, reference, a, np.asarray(b + 2.0**-6), degree=degree, rtol=1e-12)
-
-
-@given(data=st.data())
-def test_clamp_between_tensors(data: st.DataObject) -> None:
-    """Each of the three operands gets the gradient where it is the result; max wins over min."""
-    shapes = data.draw(draw.broadcastable(3, max_dims=3, max_side=3), "shapes")
-    x, lo, hi = (np.asarray(data.draw(draw.distinct(shape)) + i * 2.0**-6) for i, shape in enumerate(shapes))
-    agree(lambda x, lo, hi: x.clamp(lo, hi), lambda x, lo, hi: np.minimum(np.maximum(x, lo), hi), x, lo, hi)
-
-
-@given(data=st.data())
-def test_where_broadcasts_all_three(data: st.DataObject) -> None:
-    """The condition broadcasts too, and has no gradient."""
-    shapes = data.draw(draw.broadcastable(3, max_dims=3, max_side=3), "shapes")
-    condition = np.asarray(data.draw(draw.tied(shapes[0])) > 0)
-    a, b = (data.draw(draw.arrays(shape)) for shape in shapes[1:])
-    mask = tg.from_numpy(condition)
-    agree(lambda a, b: tg.where(mask, a, b), lambda a, b: np.where(condition, a, b), a, b, degree=1)
-
 
 # ------------------------------------------------------------------------------------- kinks, ties, NaN, limits
 

@@ -12,28 +12,9 @@ from hypothesis import strategies as st
 
 import tinygrad_cnn as tg
 from tests.ops.agree import agree
-from tests.records.index import as_pytorch
 from tinygrad_cnn import ops
-from tinygrad_cnn.testing import adjoint_check, gradcheck, gradgradcheck
+from tinygrad_cnn.testing import gradcheck, gradgradcheck
 from tinygrad_cnn.testing import strategies as draw
-
-
-def with_tensors(data: st.DataObject, key: Any) -> Any:
-    """The key with some of its arrays as tensors, which mean the same."""
-    if isinstance(key, tuple):
-        return tuple(with_tensors(data, k) for k in key)
-    return tg.from_numpy(key) if isinstance(key, np.ndarray) and data.draw(st.booleans()) else key
-
-
-@given(data=st.data())
-def test_getitem(data: st.DataObject) -> None:
-    """Every kind of key, in every layout; indices that repeat add their gradients up."""
-    shape = data.draw(draw.shapes(0, 3, 0, 3), "shape")
-    key = data.draw(draw.index_exprs(shape), "key")
-    used = with_tensors(data, key)
-    x = data.draw(draw.arrays(shape))
-    agree(lambda x: x[used], lambda x: as_pytorch(x, key), x, degree=1)
-    adjoint_check(lambda x: x[used], tg.from_numpy(np.asarray(x, order="C")))
 
 
 @given(data=st.data())
@@ -49,32 +30,6 @@ def test_a_basic_key_makes_a_view_and_an_array_a_copy(data: st.DataObject) -> No
     copy = x[np.arange(shape[0])]
     copy.fill_(5)
     assert x.max().item() <= 1
-
-
-@given(data=st.data())
-def test_setitem(data: st.DataObject) -> None:
-    """Assignment of a broadcast value, gradients of both; the later of two writes to one place wins, gradient too."""
-    shape = data.draw(draw.shapes(1, 3, 1, 3), "shape")
-    key = data.draw(draw.index_exprs(shape), "key")
-    base = np.random.default_rng(0).normal(size=shape)
-    region = as_pytorch(base, key).shape
-    lead = data.draw(st.integers(0, len(region)))
-    part = tuple(data.draw(st.sampled_from((n, 1))) for n in region[lead:])
-    value = np.random.default_rng(1).normal(size=part)
-    place = as_pytorch(np.arange(base.size).reshape(shape), key)  # where each element of the region lies in x
-
-    def assign(x: Any, v: Any) -> Any:
-        x = x * 1
-        x[key] = v
-        return x
-
-    def reference(x: np.ndarray, v: np.ndarray) -> np.ndarray:
-        x = x.copy(order="C")
-        for i, element in zip(place.ravel(), np.broadcast_to(v, region).ravel(), strict=True):
-            x.reshape(-1)[i] = element
-        return x
-
-    agree(assign, reference, base, value, degree=1)
 
 
 def test_an_element_of_a_vector_is_a_view() -> None:
@@ -161,84 +116,6 @@ def test_an_index_changed_later_changes_nothing() -> None:
     i[0] = 1
     with pytest.raises(RuntimeError, match="changed in place"):
         y.sum().backward()
-
-
-# ------------------------------------------------------------------------------------------- along one dimension
-
-
-@given(data=st.data())
-def test_gather(data: st.DataObject) -> None:
-    """Indices of any smaller shape, with repetitions; scatter_add is its adjoint."""
-    shape = data.draw(draw.shapes(1, 3, 1, 3), "shape")
-    axis = data.draw(st.integers(0, len(shape) - 1), "axis")
-    part = tuple(data.draw(st.integers(0, 4 if i == axis else n)) for i, n in enumerate(shape))
-    index = data.draw(draw.arrays(part, np.int64, low=0, high=shape[axis] - 1), "index")
-    cropped = tuple(slice(None) if i == axis else slice(n) for i, n in enumerate(part))
-    i = tg.from_numpy(index)
-    fn = lambda x: x.gather(axis, i)
-    agree(
-        fn,
-        lambda x: np.take_along_axis(x[cropped], index, axis),
-        data.draw(draw.arrays(shape)),
-        degree=1,
-    )
-    adjoint_check(fn, tg.from_numpy(np.random.default_rng(0).normal(size=shape)))
-
-
-@given(data=st.data())
-def test_scatter_add(data: st.DataObject) -> None:
-    """Every element is added, however often its place is named; src may be larger than the index."""
-    shape = data.draw(draw.shapes(1, 3, 1, 3), "shape")
-    axis = data.draw(st.integers(0, len(shape) - 1), "axis")
-    part = tuple(data.draw(st.integers(0, 4 if i == axis else n)) for i, n in enumerate(shape))
-    source = tuple(n + data.draw(st.integers(0, 1)) for n in part)
-    index = data.draw(draw.arrays(part, np.int64, low=0, high=shape[axis] - 1), "index")
-
-    def reference(x: np.ndarray, src: np.ndarray) -> np.ndarray:
-        out = x.copy()
-        for place in np.ndindex(part):
-            out[(*place[:axis], index[place], *place[axis + 1 :])] += src[place]
-        return out
-
-    x, src = data.draw(draw.arrays(shape)), data.draw(draw.arrays(source))
-    agree(lambda x, src: x.scatter_add(axis - len(shape), tg.from_numpy(index), src), reference, x, src, degree=1)
-
-
-@given(data=st.data())
-def test_index_select(data: st.DataObject) -> None:
-    """Slices may repeat."""
-    shape = data.draw(draw.shapes(1, 3, 1, 3), "shape")
-    axis = data.draw(st.integers(0, len(shape) - 1), "axis")
-    index = np.array(data.draw(st.lists(st.integers(0, shape[axis] - 1), max_size=4), "index"), np.int64)
-    x = data.draw(draw.arrays(shape))
-    agree(lambda x: x.index_select(axis, tg.from_numpy(index)), lambda x: x.take(index, axis), x, degree=1)
-
-
-@given(data=st.data())
-def test_take_along_dim(data: st.DataObject) -> None:
-    """Input and indices broadcast beside the dim; without dim the tensor is flat."""
-    shape = data.draw(draw.shapes(1, 3, 1, 3), "shape")
-    axis = data.draw(st.integers(0, len(shape) - 1), "axis")
-    mask = [data.draw(st.booleans()) for _ in shape]
-    part = tuple(2 if i == axis else 1 if one else n for i, (n, one) in enumerate(zip(shape, mask, strict=True)))
-    index = data.draw(draw.arrays(part, np.int64, low=0, high=shape[axis] - 1), "index")
-    x = data.draw(draw.arrays(shape))
-    i = tg.from_numpy(index)
-    agree(lambda x: x.take_along_dim(i, axis), lambda x: np.take_along_axis(x, index, axis), x, degree=1)
-    agree(lambda x: x.take_along_dim(i % x.numel()), lambda x: x.reshape(-1)[index % x.size].reshape(-1), x, degree=1)
-
-
-@given(data=st.data())
-def test_masks(data: st.DataObject) -> None:
-    """masked_fill and masked_select with masks that broadcast."""
-    shape, small = data.draw(draw.broadcastable(2, max_dims=3, max_side=3), "shapes")
-    mask = np.asarray(data.draw(draw.tied(small)) > 0)
-    m, x = tg.from_numpy(mask), data.draw(draw.arrays(shape))
-    full = np.broadcast_shapes(shape, small)
-    agree(lambda x: x.masked_select(m), lambda x: np.broadcast_to(x, full)[np.broadcast_to(mask, full)], x, degree=1)
-    agree(lambda x: x.masked_fill(m, 1.5), lambda x: np.where(mask, 1.5, x), x, degree=1)
-    value = np.array(0.5)
-    agree(lambda x, v: x.masked_fill(m, v), lambda x, v: np.where(mask, v, x), x, value, degree=1)
 
 
 # ------------------------------------------------------------------------------------------------------------- order

@@ -10,17 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinygrad_cnn as tg
-from tests.ops.agree import agree
 from tinygrad_cnn import ops
 from tinygrad_cnn.testing import strategies as draw
-
-
-@given(data=st.data())
-def test_matmul(data: st.DataObject) -> None:
-    """Vectors, matrices and broadcast batches of any layout; sizes of 0 too."""
-    a, b = data.draw(draw.matmul_operands(min_side=data.draw(st.integers(0, 1)), max_side=4), "shapes")
-    x, y = data.draw(draw.arrays(a)), data.draw(draw.arrays(b))
-    agree(lambda x, y: x @ y, lambda x, y: x @ y, x, y, degree=2)
 
 
 @given(data=st.data())
@@ -29,24 +20,6 @@ def test_matmul_is_exact_on_whole_numbers(data: st.DataObject) -> None:
     m, k, n = (data.draw(st.integers(1, 70)) for _ in range(3))
     x, y = data.draw(draw.integers32((m, k), k)), data.draw(draw.integers32((k, n), k))
     np.testing.assert_array_equal((tg.from_numpy(x) @ tg.from_numpy(y)).numpy(), x @ y)
-
-
-@given(data=st.data())
-def test_linear(data: st.DataObject) -> None:
-    """x @ w.T + b over any leading dimensions, with and without bias, all three gradients."""
-    lead = data.draw(draw.shapes(0, 3, 0, 3), "lead")
-    features, out = data.draw(st.integers(0, 4)), data.draw(st.integers(0, 4))
-    x, w = data.draw(draw.arrays((*lead, features))), data.draw(draw.arrays((out, features)))
-    agree(ops.linear, lambda x, w: x @ w.T, x, w, degree=2)
-    b = data.draw(draw.arrays((out,)))
-    agree(ops.linear, lambda x, w, b: x @ w.T + b, x, w, b, degree=2)
-
-
-@given(data=st.data())
-def test_outer(data: st.DataObject) -> None:
-    """All products of the elements of two vectors."""
-    x, y = (data.draw(draw.arrays((data.draw(st.integers(0, 4)),))) for _ in range(2))
-    agree(tg.outer, np.outer, x, y, degree=2)
 
 
 def test_integers_multiply() -> None:

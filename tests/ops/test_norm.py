@@ -6,91 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import tinygrad_cnn as tg
-from tests import naive
 from tinygrad_cnn.nn import functional as F
-from tinygrad_cnn.testing import gradcheck, gradgradcheck
-from tinygrad_cnn.testing.strategies import arrays, distinct, tensors
 
 EPS = 0.5  # large enough that batches of equal values stay well conditioned
-
-
-@st.composite
-def batches(draw: st.DrawFn) -> tuple[Any, Any, Any]:
-    """(N, C), (N, C, L), (N, C, H, W) or more, at least two values a channel; weight and bias, or neither."""
-    rest = draw(st.lists(st.integers(1, 3), max_size=3))
-    shape = draw(st.integers(2, 3)), draw(st.integers(1, 3)), *rest
-    x = draw(tensors(distinct(shape)))
-    return x, *_weights(draw, shape[1:2])
-
-
-@st.composite
-def items(draw: st.DrawFn) -> tuple[Any, Any, Any, tuple[int, ...]]:
-    """Tensors and the shape of their last dimensions, which layer norm takes together."""
-    features = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=2)))
-    shape = *draw(st.lists(st.integers(1, 3), max_size=2)), *features
-    x = draw(tensors(distinct(shape)))
-    return x, *_weights(draw, features), features
-
-
-def _weights(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[Any, Any]:
-    if draw(st.booleans()):
-        return None, None
-    return draw(tensors(arrays(shape))), draw(tensors(arrays(shape)))
-
-
-def _of(x: Any, shape: tuple[int, ...], default: float) -> np.ndarray:
-    return np.full(shape, default) if x is None else x.numpy()
 
 
 def train(x: Any, weight: Any = None, bias: Any = None) -> Any:
     return F.batch_norm(x, None, None, weight, bias, training=True, eps=EPS)
 
 
-def given_tensors(*xs: Any) -> list[Any]:
-    return [x for x in xs if x is not None]
-
-
 # ------------------------------------------------------------------------------------------------- batch norm
-
-
-@given(batches())
-def test_batch_norm_normalises_each_channel(problem: Any) -> None:
-    """Training values equal the plain loops in any number of dimensions and any layout."""
-    x, weight, bias = problem
-    c = (x.shape[1],)
-    expected = naive.batch_norm(x.numpy(), _of(weight, c, 1.0), _of(bias, c, 0.0), EPS)
-    np.testing.assert_allclose(train(x, weight, bias).numpy(), expected, rtol=1e-11, atol=1e-11)
-
-
-@given(batches())
-def test_batch_norm_gradients(problem: Any) -> None:
-    """The fused backward, and the composed one that gradients of gradients come from."""
-    xs = given_tensors(*problem)
-    gradcheck(train, xs)
-    gradgradcheck(train, xs)
-
-
-@given(batches())
-def test_evaluation_is_an_affine_map(problem: Any) -> None:
-    """(x - mean) / sqrt(var + eps) * weight + bias with the running statistics, and its gradients."""
-    x, weight, bias = problem
-    rng = np.random.default_rng(0)
-    mean, var = (tg.from_numpy(rng.random(x.shape[1])) for _ in range(2))
-
-    def fn(x: Any, weight: Any = None, bias: Any = None) -> Any:
-        return F.batch_norm(x, mean, var, weight, bias, eps=EPS)
-
-    shape = -1, *[1] * (x.ndim - 2)
-    expected = (x - mean.reshape(shape)) / (var.reshape(shape) + EPS).sqrt()
-    if weight is not None:
-        expected = expected * weight.reshape(shape) + bias.reshape(shape)
-    np.testing.assert_allclose(fn(x, weight, bias).numpy(), expected.numpy(), rtol=1e-11, atol=1e-11)
-    gradcheck(fn, given_tensors(x, weight, bias), degree=2)
-    gradgradcheck(fn, given_tensors(x, weight, bias))
 
 
 def test_running_statistics_move_by_momentum() -> None:
@@ -119,27 +46,6 @@ def test_the_input_gradient_sums_to_zero() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- layer norm
-
-
-@given(items())
-def test_layer_norm_normalises_each_item(problem: Any) -> None:
-    """Values equal the plain loops over items of one or two dimensions."""
-    x, weight, bias, features = problem
-    y = F.layer_norm(x, features, weight, bias, EPS)
-    expected = naive.layer_norm(x.numpy(), len(features), _of(weight, features, 1.0), _of(bias, features, 0.0), EPS)
-    np.testing.assert_allclose(y.numpy(), expected, rtol=1e-11, atol=1e-11)
-
-
-@given(items())
-def test_layer_norm_gradients(problem: Any) -> None:
-    """The fused backward, and the composed one."""
-    x, weight, bias, features = problem
-
-    def fn(x: Any, weight: Any = None, bias: Any = None) -> Any:
-        return F.layer_norm(x, features, weight, bias, EPS)
-
-    gradcheck(fn, given_tensors(x, weight, bias))
-    gradgradcheck(fn, given_tensors(x, weight, bias))
 
 
 def test_empty_batches() -> None:

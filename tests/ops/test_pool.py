@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 import tinygrad_cnn as tg
 from tests import naive
 from tinygrad_cnn.nn import functional as F
-from tinygrad_cnn.testing import adjoint_check, gradcheck, gradgradcheck
-from tinygrad_cnn.testing.strategies import PoolConfig, arrays, distinct, pool_configs, tensors, tied
+from tinygrad_cnn.testing.strategies import PoolConfig, pool_configs, tensors, tied
 
 
 @st.composite
@@ -26,10 +25,6 @@ def problems(draw: st.DrawFn, kind: Any, values: Any) -> tuple[PoolConfig, Any]:
 
 def max_pool2d(cfg: PoolConfig) -> Any:
     return lambda x: F.max_pool2d(x, **cfg.options)
-
-
-def avg_pool2d(cfg: PoolConfig) -> Any:
-    return lambda x: F.avg_pool2d(x, **cfg.options)
 
 
 def windows(cfg: PoolConfig, *names: str) -> list[Any]:
@@ -50,14 +45,6 @@ def test_max_pool2d_and_its_winners(problem: Any) -> None:
     seen = np.isfinite(expected)  # a window that sees no cell has no winner
     np.testing.assert_array_equal(index.numpy()[seen], winners[seen])
     assert index.dtype == np.int64
-
-
-@given(problems("max", distinct))
-def test_max_pool2d_gradients(problem: Any) -> None:
-    """First and second gradients, at values too far apart for a step to change a winner."""
-    cfg, x = problem
-    gradcheck(max_pool2d(cfg), x)
-    gradgradcheck(max_pool2d(cfg), x)
 
 
 @given(problems("max", tied))
@@ -121,60 +108,6 @@ def test_a_window_without_a_cell() -> None:
 
 
 # -------------------------------------------------------------------------------------------------- means
-
-
-@given(problems("avg", arrays))
-def test_avg_pool2d_is_the_mean_of_windows(problem: Any) -> None:
-    """Values and shape equal the plain loops: padding counted or not, windows that hang over, any divisor."""
-    cfg, x = problem
-    y = avg_pool2d(cfg)(x)
-    names = "kernel_size", "stride", "padding", "count_include_pad", "divisor_override"
-    expected = naive.avg_pool2d(x.numpy(), cfg.output, *windows(cfg, *names))
-    np.testing.assert_allclose(y.numpy(), expected, rtol=1e-13, atol=1e-13)
-    assert y.shape == (*cfg.shape[:2], *cfg.output)
-
-
-@given(problems("adaptive", arrays))
-def test_adaptive_avg_pool2d_covers_the_image(problem: Any) -> None:
-    """Values equal the means of rows floor(i H/P) to ceil((i+1) H/P), also where the output is larger."""
-    cfg, x = problem
-    expected = naive.adaptive_avg_pool2d(x.numpy(), cfg.output)
-    y = F.adaptive_avg_pool2d(x, cfg.output)
-    np.testing.assert_allclose(y.numpy(), expected, rtol=1e-13, atol=1e-13)
-
-
-@given(problems("avg", arrays))
-def test_avg_pool2d_gradients(problem: Any) -> None:
-    """Linear: the adjoint without differences, and both orders with the strictest ones."""
-    cfg, x = problem
-    adjoint_check(avg_pool2d(cfg), x)
-    gradcheck(avg_pool2d(cfg), x, degree=1)
-    gradgradcheck(avg_pool2d(cfg), x, degree=1)
-
-
-@given(problems("adaptive", arrays))
-def test_adaptive_avg_pool2d_gradients(problem: Any) -> None:
-    """As for avg_pool2d."""
-    cfg, x = problem
-
-    def fn(x: Any) -> Any:
-        return F.adaptive_avg_pool2d(x, cfg.output)
-
-    adjoint_check(fn, x)
-    gradcheck(fn, x, degree=1)
-    gradgradcheck(fn, x, degree=1)
-
-
-@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
-def test_windows_that_tile_conserve_the_gradient(k: int, m: int, p: int, q: int) -> None:
-    """Disjoint windows: the gradients of the cells sum to those of the outputs; adaptive agrees with "
-    "plain."""
-    x = tg.ones(2, 1, k * p, m * q, dtype=tg.float64, requires_grad=True)
-    y = F.avg_pool2d(x, (k, m))
-    g = tg.from_numpy(np.random.default_rng(0).normal(size=y.shape))
-    y.backward(g)
-    assert x.grad is not None and x.grad.sum().item() == pytest.approx(g.sum().item(), abs=1e-12)
-    assert (F.adaptive_avg_pool2d(x, (p, q)) - y).abs().amax().item() < 1e-14
 
 
 def test_none_keeps_the_size() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,98 +15,6 @@ import tinygrad_cnn as tg
 from tests.ops.agree import agree
 from tinygrad_cnn.testing import gradcheck, gradgradcheck
 from tinygrad_cnn.testing import strategies as draw
-
-
-class Reduction(NamedTuple):
-    fn: Callable[..., Any]
-    reference: Callable[..., Any]
-    degree: int | None = None
-    several: bool = True  # takes several dims
-    min_side: int = 0
-
-
-def logsumexp(x: np.ndarray, axis: Any, keepdims: bool) -> Any:
-    with np.errstate(divide="ignore"):
-        return np.log(np.exp(x).sum(axis, keepdims=keepdims))
-
-
-def p_norm(p: float) -> Callable[..., Any]:
-    return lambda x, axis, keepdims: (np.abs(x) ** p).sum(axis, keepdims=keepdims) ** (1 / p)
-
-
-REDUCTIONS = {
-    "sum": Reduction(tg.sum, np.sum, 1),
-    "mean": Reduction(tg.mean, np.mean, 1, min_side=1),
-    "var": Reduction(lambda x, d, k: x.var(d, correction=0, keepdim=k), np.var, 2, min_side=1),
-    "var unbiased": Reduction(
-        lambda x, d, k: x.var(d, keepdim=k), lambda x, a, keepdims: x.var(a, ddof=1, keepdims=keepdims), 2, min_side=2
-    ),
-    "std": Reduction(lambda x, d, k: x.std(d, keepdim=k, correction=0), np.std, min_side=2),
-    "amax": Reduction(tg.amax, np.max, min_side=1),
-    "amin": Reduction(tg.amin, np.min, min_side=1),
-    "max": Reduction(lambda x, d, k: x.max(d, k)[0] if d is not None else x.max(), np.max, None, False, 1),
-    "min": Reduction(lambda x, d, k: x.min(d, k)[0] if d is not None else x.min(), np.min, None, False, 1),
-    "prod": Reduction(tg.prod, np.prod, None, False),
-    "norm": Reduction(lambda x, d, k: x.norm(2, d, k), p_norm(2), min_side=1),
-    "norm 1": Reduction(lambda x, d, k: x.norm(1, d, k), p_norm(1), min_side=1),
-    "norm 3": Reduction(lambda x, d, k: x.norm(3, d, k), p_norm(3), min_side=1),
-    "norm inf": Reduction(
-        lambda x, d, k: x.norm(math.inf, d, k), lambda x, a, keepdims: np.abs(x).max(a, keepdims=keepdims), min_side=1
-    ),
-    "logsumexp": Reduction(tg.logsumexp, logsumexp, min_side=1),
-}
-
-
-@pytest.mark.parametrize("name", REDUCTIONS)
-@given(data=st.data())
-def test_reduction(name: str, data: st.DataObject) -> None:
-    """Value, gradient and second gradient over any dims, in any layout; no two elements are equal in size."""
-    case = REDUCTIONS[name]
-    shape = data.draw(draw.shapes(case.min_side // 2, 3, case.min_side, 3), "shape")
-    x = np.asarray(data.draw(draw.distinct(shape)) + 2.0**-6)
-    dims: Any = st.none()
-    if shape:
-        one = st.integers(-len(shape), len(shape) - 1)
-        some = st.sets(st.integers(0, len(shape) - 1), min_size=1).map(lambda dims: tuple(d - len(shape) for d in dims))
-        dims = st.one_of(one, some) if case.several else one
-        dims = dims if name == "logsumexp" else st.none() | dims
-    dim = data.draw(dims, "dim")
-    keepdim = data.draw(st.booleans()) if case.several or dim is not None else False
-    fn: Callable[[Any], Any] = lambda x: case.fn(x, dim, keepdim)
-    if name == "logsumexp" and dim is None:
-        fn = lambda x: case.fn(x, (), keepdim)
-    if name == "prod" and dim is None:
-        fn = lambda x: x.prod()
-    agree(fn, lambda x: case.reference(x, dim, keepdims=keepdim), x, degree=case.degree, rtol=1e-12)
-
-
-ALONG = {
-    "softmax": (tg.softmax, lambda x, a: np.exp(x) / np.exp(x).sum(a, keepdims=True), None),
-    "log_softmax": (tg.log_softmax, lambda x, a: x - logsumexp(x, a, True), None),
-    "cumsum": (tg.cumsum, np.cumsum, 1),
-}
-
-
-@pytest.mark.parametrize("name", ALONG)
-@given(data=st.data())
-def test_along_a_dimension(name: str, data: st.DataObject) -> None:
-    """Ops that keep the shape: value, gradient and second gradient along any dim."""
-    fn, reference, degree = ALONG[name]
-    shape = data.draw(draw.shapes(1, 3, 0, 4), "shape")
-    dim = data.draw(st.integers(-len(shape), len(shape) - 1), "dim")
-    x = data.draw(draw.arrays(shape))
-    agree(lambda x: fn(x, dim), lambda x: reference(x, dim), x, degree=degree, rtol=1e-12)
-
-
-@given(data=st.data())
-def test_sum_to_size_is_the_adjoint_of_expand(data: st.DataObject) -> None:
-    """It adds over exactly the dimensions along which the smaller tensor repeats."""
-    small, _ = data.draw(draw.broadcastable(2, max_dims=3, max_side=3), "shapes")
-    lead = data.draw(draw.shapes(0, 2, 0, 3))
-    full = (*lead, *(data.draw(st.integers(0, 3)) if n == 1 else n for n in small))
-    x = data.draw(draw.arrays(full))
-    axes = tuple(i for i in range(len(full)) if i < len(lead) or small[i - len(lead)] == 1)
-    agree(lambda x: x.sum_to_size(*small), lambda x: x.sum(axes).reshape(small), x, degree=1)
 
 
 @given(data=st.data())

@@ -45,7 +45,33 @@ def keys(d: st.DrawFn) -> list[Any]:
     return [d(draw.arrays(shape)), key]
 
 
-def place(d: st.DrawFn, axis_too: bool = False) -> tuple[Shape, int, np.ndarray]:
+@st.composite
+def assignments(d: st.DrawFn) -> list[Any]:
+    """A tensor, a key, and a value that broadcasts to what the key picks."""
+    shape = d(draw.shapes(1, 3, 1, 3))
+    key = d(draw.index_exprs(shape))
+    x = d(draw.arrays(shape))
+    region = as_pytorch(x, key).shape
+    kept = region[d(st.integers(0, len(region))) :]
+    return [x, key, d(draw.arrays(tuple(d(st.sampled_from((n, 1))) for n in kept)))]
+
+
+def setitem(x: Any, key: Any, value: Any) -> Any:
+    x = x.clone()
+    x[key] = value
+    return x
+
+
+def setitem_ref(x: np.ndarray, key: Any, value: np.ndarray) -> np.ndarray:
+    """The later of two writes to one place wins."""
+    where = as_pytorch(np.arange(x.size).reshape(x.shape), key)  # each element of the region lies there in x
+    flat = x.flatten()
+    for i, element in zip(where.ravel(), np.broadcast_to(value, where.shape).ravel(), strict=True):
+        flat[i] = element
+    return flat.reshape(x.shape)
+
+
+def place(d: st.DrawFn) -> tuple[Shape, int, np.ndarray]:
     """A shape, an axis, and indices along it: as many as they like there, no more than the shape elsewhere."""
     shape = d(draw.shapes(1, 3, 1, 3))
     axis = d(st.integers(0, len(shape) - 1))
@@ -139,6 +165,7 @@ def topk(x: np.ndarray, k: int, axis: int, largest: bool) -> Any:
 
 RECORDS = [
     OpRecord("getitem", tg.Tensor.__getitem__, as_pytorch, keys(), [([ONES, 3], IndexError, "3")], 1),
+    OpRecord("setitem", setitem, setitem_ref, assignments(), [([ONES, 3, ONES], IndexError, "3")], 1),
     OpRecord("gather", tg.gather, gather, gathers(), [([ONES, 0, FIVE], IndexError, "index 5 is out of range")], 1),
     OpRecord(
         "scatter_add", tg.scatter_add, scatter_add, scatters(), [([ONES, 0, FIVE, ONES], IndexError, "index 5")], 1

@@ -160,10 +160,6 @@ def test_compiles_are_counted() -> None:
 # -------------------------------------------------------------------------------------------------------------- records
 
 
-def _pair(draw: Any) -> Any:
-    return draw(arrays((2, 3))), draw(arrays((2, 3), low=1, high=2))
-
-
 RATIO = OpRecord(
     "ratio",
     lambda a, b: tg.div(a, b),

@@ -14,7 +14,6 @@ from ..op import op
 from .arguments import check_floats
 from .dims import array_of
 
-SQRT_HALF = math.sqrt(0.5)
 TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
 
 
@@ -505,7 +504,7 @@ def elu(input: Any, alpha: float = 1.0) -> Any:
 @op
 def expm1(input: Any) -> Any:
     """exp(input) - 1, accurate near 0."""
-    return on(input).unary(np.expm1, _floating(input))
+    return on(input).expm1(_floating(input))
 
 
 expm1.vjps(input=lambda g, out: mul(g, add(out, 1.0)))
@@ -520,22 +519,71 @@ def log1p(input: Any) -> Any:
 log1p.vjps(input=lambda g, input: div(g, add(input, 1.0)))
 
 
+@op
+def _gelu(input: Any) -> Any:
+    return on(input).gelu(_floating(input))
+
+
+@op
+def _gelu_grad(g: Any, input: Any) -> Any:
+    return on(g).gelu_grad(g, input)
+
+
+def _gelu_second(input: Any) -> Any:
+    """The density of the normal distribution times (2 - input ** 2)."""
+    squared = square(input)
+    return mul(exp(mul(squared, -0.5)), mul(sub(2.0, squared), 1 / math.sqrt(2 * math.pi)))
+
+
+_gelu.vjps(input=lambda g, input: _gelu_grad(g, input))
+_gelu_grad.vjps(
+    g=lambda gg, input: _gelu_grad(gg, input),
+    input=lambda gg, g, input: mul(mul(gg, g), _gelu_second(input)),
+)
+
+
 def gelu(input: Any, approximate: str = "none") -> Any:
     """input * Phi(input), Phi the normal distribution function (Hendrycks & Gimpel 2016, arXiv:1606.08415).
 
     `approximate="tanh"` takes the paper's formula with tanh. Raises ValueError for another value.
     """
     if approximate == "none":
-        return mul(mul(input, 0.5), add(erf(mul(input, SQRT_HALF)), 1.0))
+        return _gelu(input)
     if approximate != "tanh":
         raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
-    inner = mul(add(input, mul(mul(mul(input, input), input), 0.044715)), math.sqrt(2 / math.pi))
-    return mul(mul(input, 0.5), add(tanh(inner), 1.0))
+    return _gated(input, math.sqrt(8 / math.pi), math.sqrt(8 / math.pi) * 0.044715)
 
 
 def silu(input: Any) -> Any:
     """input * sigmoid(input)."""
-    return mul(input, sigmoid(input))
+    return _gated(input, 1.0, 0.0)
+
+
+@op
+def _gated(input: Any, linear: float, cubic: float) -> Any:
+    """input * sigmoid(linear * input + cubic * input ** 3)"""
+    return on(input).gated(_floating(input), linear, cubic)
+
+
+@op
+def _gated_grad(g: Any, input: Any, linear: float, cubic: float) -> Any:
+    return on(g).gated_grad(g, input, linear, cubic)
+
+
+def _gated_second(x: Any, linear: float, cubic: float) -> Any:
+    """s (1 - s) (2 p + x p' + x p ** 2 (1 - 2 s)), s the sigmoid and p the derivative of its argument."""
+    squared = square(x)
+    s = sigmoid(mul(x, add(mul(squared, cubic), linear)))
+    p = add(mul(squared, 3 * cubic), linear)
+    bend = add(add(mul(p, 2.0), mul(squared, 6 * cubic)), mul(mul(x, square(p)), sub(1.0, mul(s, 2.0))))
+    return mul(mul(s, sub(1.0, s)), bend)
+
+
+_gated.vjps(input=lambda g, input, linear, cubic: _gated_grad(g, input, linear, cubic))
+_gated_grad.vjps(
+    g=lambda gg, input, linear, cubic: _gated_grad(gg, input, linear, cubic),
+    input=lambda gg, g, input, linear, cubic: mul(mul(gg, g), _gated_second(input, linear, cubic)),
+)
 
 
 @op

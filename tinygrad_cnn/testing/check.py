@@ -98,7 +98,7 @@ class Check:
         self.eps = max(float(np.finfo(out.dtype).eps) for out in floats)
         here = self._values(0.0, [np.zeros(shape) for shape in self.shapes])
         recorded = _flat([out._array for out in floats])
-        scale = _largest(np.append(recorded, [_largest(x._array) for x in self.given if isinstance(x, Tensor)]))
+        scale = magnitude(np.append(recorded, [magnitude(x._array) for x in self.given if isinstance(x, Tensor)]))
         close = np.isclose(here, recorded, rtol=1e4 * self.eps, atol=1e4 * self.eps * scale, equal_nan=True)
         if here.shape != recorded.shape or not close.all():
             raise ValueError(
@@ -412,12 +412,14 @@ class Check:
             [cotangents[i].to(outputs[i].dtype) for i in live],
             allow_unused=True,
         )
+        cotangent = max(magnitude(cotangents[i]._array) for i in live)
         for i, g, e in zip(self.wrt, grads, exact, strict=True):
             if g is None or e.size == 0:
                 continue
             typical = float(np.sqrt(np.mean(np.square(e))))
-            allowed = atol + rtol * np.maximum(np.abs(e), typical)
-            excess = np.abs(g._array - e) / np.where(allowed == 0, np.finfo(np.float32).tiny, allowed)
+            rounding = FLOOR * float(np.finfo(g.dtype).eps) * cotangent
+            allowed = atol + rtol * np.maximum(np.abs(e), typical) + rounding
+            excess = np.abs(g._array - e) / np.maximum(allowed, float(np.finfo(g.dtype).tiny))
             worst = np.unravel_index(int(np.argmax(np.where(np.isnan(excess), np.inf, excess))), excess.shape)
             self.worst = max(self.worst, float(excess[worst]))
             if not excess[worst] <= 1:
@@ -564,7 +566,8 @@ def _flat(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.asarray(a, np.float64).ravel() for a in arrays])
 
 
-def _largest(x: np.ndarray) -> float:
+def magnitude(x: np.ndarray) -> float:
+    """The largest finite absolute value, 0 if there is none."""
     return float(np.abs(x[np.isfinite(x)]).max(initial=0.0))
 
 

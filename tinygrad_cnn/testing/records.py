@@ -13,10 +13,13 @@ import numpy as np
 from ..autograd import Variable, no_grad
 from ..tensor import Tensor
 from .backends import check_backends
-from .check import listed, outputs_of
+from .check import listed, magnitude, outputs_of
 from .gradcheck import gradcheck, gradgradcheck
 from .layouts import recast
 from .report import GradReport
+
+#: A small value may be the difference of numbers as large as the inputs, and have this many of their roundings.
+ROUNDING = 16.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,22 +73,24 @@ class OpRecord:
         inputs = listed(inputs)
         reference = self._values(inputs, np.float64) if self.ref is None else self.ref(*inputs)
         expected = [np.asarray(x) for x in (reference if isinstance(reference, tuple) else [reference])]
+        largest = max([magnitude(x) for x in inputs if isinstance(x, np.ndarray)], default=0.0)
         for dtype, rtol in ((np.float64, self.rtol), (np.float32, self.rtol32)):
             values = self._values(inputs, dtype)
             assert len(values) == len(expected), f"{self.name}: {len(values)} outputs, reference {len(expected)}"
             for value, wanted in zip(values, expected, strict=True):
-                self._compare(value, wanted, dtype, rtol)
+                self._compare(value, wanted, dtype, rtol, ROUNDING * float(np.finfo(dtype).eps) * largest)
 
     def _values(self, inputs: Sequence[Any], dtype: Any) -> tuple[np.ndarray, ...]:
         with no_grad():
             return tuple(out._array for out in outputs_of(self.op, self.op(*_tensors(inputs, dtype))))
 
-    def _compare(self, value: np.ndarray, expected: np.ndarray, dtype: Any, rtol: float) -> None:
+    def _compare(self, value: np.ndarray, expected: np.ndarray, dtype: Any, rtol: float, rounding: float) -> None:
         assert value.shape == expected.shape, f"{self.name}: shape {value.shape}, reference {expected.shape}"
         if expected.dtype.kind == "f":
             assert value.dtype == dtype, f"{self.name}: {value.dtype} from {np.dtype(dtype)}"
-        size = np.abs(expected[np.isfinite(expected)]).max(initial=0) if expected.size else 0
-        np.testing.assert_allclose(value, expected, rtol=rtol, atol=rtol * float(size), err_msg=self.name)
+        np.testing.assert_allclose(
+            value, expected, rtol=rtol, atol=rtol * magnitude(expected) + rounding, err_msg=self.name
+        )
 
     def check_errors(self) -> None:
         """Every case of `errors` raises its exception, and the message has its words."""

@@ -7,7 +7,11 @@ from .conv import conv2d_weight_grad as conv2d_weight_grad
 from .elementwise import binary as binary
 from .elementwise import erf as erf
 from .elementwise import exp as exp
+from .elementwise import expm1 as expm1
+from .elementwise import gated as gated
+from .elementwise import gated_grad as gated_grad
 from .elementwise import gelu as gelu
+from .elementwise import gelu_grad as gelu_grad
 from .elementwise import leaky_relu as leaky_relu
 from .elementwise import leaky_relu_grad as leaky_relu_grad
 from .elementwise import log as log

@@ -22,6 +22,7 @@ _TO_BOOL = frozenset(
     {np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal, np.isnan, np.isinf, np.isfinite}
 )
 _SQRT_HALF = math.sqrt(0.5)
+_DENSITY_AT_0 = 1 / math.sqrt(2 * math.pi)
 _ARITHMETIC = {np.add: 0, np.subtract: 1, np.multiply: 2}
 
 
@@ -155,10 +156,13 @@ def _leaky_relu(g, x, slope, y, p, parts):
 
 
 def where(condition: Any, a: Any, b: Any) -> np.ndarray:
-    """a where the boolean condition holds, else b; arrays of one float dtype and one shape, or one and 0, are fast."""
+    """a where the boolean condition holds, else b; arrays of one float dtype and one shape, or one and a number, are
+    fast.
+    """
     like = a if type(a) is np.ndarray else b
     if _nbytes(like) >= SMALL and like.dtype.kind == "f" and type(condition) is np.ndarray:
-        a, b = (np.broadcast_to(like.dtype.type(x), like.shape) if type(x) is float and x == 0 else x for x in (a, b))
+        scalars = float, like.dtype.type
+        a, b = (np.broadcast_to(like.dtype.type(x), like.shape) if type(x) in scalars else x for x in (a, b))
         if (
             type(a) is np.ndarray
             and type(b) is np.ndarray
@@ -235,20 +239,82 @@ def _erf(x, y, p, parts):
 def gelu(x: np.ndarray) -> np.ndarray:
     """x times the normal distribution function of x, by erfc: exact in the lower tail too."""
     out, elements, (x,) = _alike(x)
-    launch(_gelu, x, elements, work=16 * x.size)
+    launch(_gelu, x, x, False, elements, work=16 * x.size)
+    return out
+
+
+def gelu_grad(g: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """g times gelu's derivative at x."""
+    out, elements, (x, g) = _alike(x, g)
+    launch(_gelu, x, g, True, elements, work=24 * x.size)
     return out
 
 
 @jit(parts=True)
-def _gelu(x, y, p, parts):
+def _gelu(x, g, derivative, y, p, parts):
+    lo, hi = p * y.size // parts, (p + 1) * y.size // parts
+    x, g, y = x[lo:hi], g[lo:hi], y[lo:hi]
+    for i in range(y.size):
+        v = np.float64(x[i])
+        if v < -40.0:  # gelu(-40) is 0 in both dtypes, and -inf * 0 would be NaN
+            v = np.float64(-40.0)
+        if x.itemsize == 4:
+            tail = erfc_to_single(abs(v) * _SQRT_HALF)
+        else:
+            tail = math.erfc(abs(v) * _SQRT_HALF)
+        twice = 2.0 - tail if v >= 0 else tail
+        if derivative:
+            y[i] = g[i] * (0.5 * twice + v * _DENSITY_AT_0 * exp_of_negative(-0.5 * v * v))
+        else:
+            y[i] = 0.5 * v * twice
+
+
+def gated(x: np.ndarray, linear: float, cubic: float) -> np.ndarray:
+    """x / (1 + exp(-(linear * x + cubic * x ** 3))), with linear, cubic >= 0: silu, and gelu's formula with tanh."""
+    out, elements, (x,) = _alike(x)
+    launch(_gated, x, x, linear, cubic, False, elements, work=10 * x.size)
+    return out
+
+
+def gated_grad(g: np.ndarray, x: np.ndarray, linear: float, cubic: float) -> np.ndarray:
+    """g times the derivative of `gated` at x."""
+    out, elements, (x, g) = _alike(x, g)
+    launch(_gated, x, g, linear, cubic, True, elements, work=12 * x.size)
+    return out
+
+
+@jit(parts=True)
+def _gated(x, g, linear, cubic, derivative, y, p, parts):
+    lo, hi = p * y.size // parts, (p + 1) * y.size // parts
+    x, g, y = x[lo:hi], g[lo:hi], y[lo:hi]
+    for i in range(y.size):
+        v = np.float64(x[i])
+        if v < -1000.0:  # 0 from here on, and -inf * 0 would be NaN
+            v = np.float64(-1000.0)
+        z = exp_of_negative(-abs(v) * (linear + cubic * v * v))
+        gate = (1.0 if v >= 0 else z) / (1.0 + z)
+        if derivative:
+            y[i] = g[i] * (gate + v * (linear + 3.0 * cubic * v * v) * z / ((1.0 + z) * (1.0 + z)))
+        else:
+            y[i] = v * gate
+
+
+def expm1(x: np.ndarray) -> np.ndarray:
+    """e ** x - 1, accurate near 0."""
+    if x.dtype != np.float32:
+        return unary(np.expm1, x)
+    out, elements, (x,) = _alike(x)
+    launch(_expm1, x, elements, work=8 * x.size)
+    return out
+
+
+@jit(parts=True)
+def _expm1(x, y, p, parts):
+    """In float64, enough for float32: NumPy's is up to 2.2 units in the last place off."""
     lo, hi = p * y.size // parts, (p + 1) * y.size // parts
     x, y = x[lo:hi], y[lo:hi]
-    if x.itemsize == 4:
-        for i in range(y.size):
-            v = np.float64(x[i])
-            tail = erfc_to_single(abs(v) * _SQRT_HALF)
-            y[i] = 0.5 * (v if v > -40.0 or v != v else -40.0) * (2.0 - tail if v >= 0 else tail)
-    else:
-        for i in range(y.size):
-            v = x[i]
-            y[i] = 0.5 * (v if v > -40.0 or v != v else -40.0) * math.erfc(-v * _SQRT_HALF)
+    for i in range(y.size):
+        v = np.float64(x[i])
+        z = exp_of_negative(-abs(v))
+        near_0 = v * (1.0 + v * (0.5 + v * (1 / 6 + v * (1 / 24))))
+        y[i] = near_0 if abs(v) < 2.0**-6 else (z if v < 0 else 1.0 / z) - 1.0
