@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,13 @@ def test_cross_entropy_and_its_gradient(x: np.ndarray, data: Any) -> None:
     g = rng.standard_normal(rows).astype(x.dtype)
     dx = cross_entropy_grad(g, x, lse, labels, weight, ignore, smoothing)
     close(dx, g[:, None] * grad, 10)
+
+
+def test_the_gradient_of_a_label_that_is_nearly_certain_keeps_its_digits() -> None:
+    """It is the difference of two numbers that are alike to float32."""
+    x, label = np.array([[9, 0, 0]], np.float32), np.array([0])
+    dx = cross_entropy_grad(np.ones(1, np.float32), x, cross_entropy(x, label)[2], label)
+    np.testing.assert_allclose(dx[0, 0], -2 / (math.exp(9) + 2), rtol=1e-6)
 
 
 def test_label_range_leaves_the_ignored_out() -> None:

@@ -215,7 +215,9 @@ def _cross_entropy_grad(g, logits, lse, labels, weight, ignore, smoothing, dx, p
         if smoothing > 0:
             for k in range(classes):
                 out[k] -= up * share * (np.float64(weight[k]) if weight.size > 0 else 1.0)
-        out[label] -= up * own
+            own += share * (np.float64(weight[label]) if weight.size > 0 else 1.0)
+        # of a label that is nearly certain little is left: in float64, as rounding the first term would show
+        out[label] = scale * exp_of_negative(np.float64(x[label]) - lse[row]) - up * own
 
 
 def label_range(labels: np.ndarray, ignore_index: int) -> tuple[int, int]:
