@@ -200,15 +200,15 @@ def _warn_not_cached(error: OSError) -> None:
 _warned = False
 
 
-def _hash_of_sources() -> str:
-    """One hash over all kernel sources and the versions that turn them into code."""
+def hash_of_sources(folder: Path) -> str:
+    """One hash over all kernel sources in the folder and the versions that turn them into code."""
     digest = hashlib.sha256(f"{sys.version}{numba.__version__}{llvmlite.__version__}".encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in sorted(folder.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-_SOURCES = _hash_of_sources()  # on import: sources that change later are not those that this process compiles
+_SOURCES = hash_of_sources(Path(__file__).parent)  # on import: what changes later is not what this process compiles
 
 
 class KernelCache(caching._Cache):
@@ -216,6 +216,7 @@ class KernelCache(caching._Cache):
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self._fn = fn
+        self._stem = f"{fn.__module__.rpartition('.')[2]}.{fn.__name__}"  # several modules have a kernel `_tiles`
         self._enabled = True
 
     @property
@@ -229,7 +230,7 @@ class KernelCache(caching._Cache):
         self._enabled = False
 
     def flush(self) -> None:
-        for path in (_folder() or Path()).glob(f"{self._fn.__name__}-*.kernel"):
+        for path in (_folder() or Path()).glob(f"{self._stem}-*.kernel"):
             path.unlink(missing_ok=True)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
@@ -268,7 +269,7 @@ class KernelCache(caching._Cache):
         if folder is None:
             return None
         key = f"{self._fn.__module__}.{self._fn.__qualname__}{sig}{codegen.magic_tuple()}{_file_hash(self._fn)}"
-        return folder / f"{self._fn.__name__}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.kernel"
+        return folder / f"{self._stem}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.kernel"
 
 
 def _file_hash(fn: Callable[..., Any]) -> str:
