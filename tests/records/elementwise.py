@@ -33,11 +33,19 @@ def sigmoid(x: np.ndarray) -> Any:
 
 @st.composite
 def operands(d: st.DrawFn, *domains: Domain, params: tuple[Any, ...] = (), broadcast: bool = True) -> list[Any]:
-    """An array per domain, broadcasting; no two of their values are equal, so that no step crosses a = b."""
+    """An array per domain, broadcasting; no two of all their values are equal, so that no step crosses a = b."""
     n = len(domains)
     shapes = d(draw.broadcastable(n, max_dims=3, max_side=3)) if broadcast else [d(draw.shapes(0, 3, 0, 3))] * n
-    arrays = [d(draw.distinct(shape, layout="C")) + i * 2.0**-6 for i, shape in enumerate(shapes)]
+    sizes = [math.prod(shape) for shape in shapes]
+    values = np.split(d(draw.distinct((sum(sizes),), layout="C")), np.cumsum(sizes)[:-1])  # in any order, also 0-d ones
+    arrays = [x.reshape(shape) for x, shape in zip(values, shapes, strict=True)]
     return [*(d(draw.layouts(np.asarray(f(x)))) for f, x in zip(domains, arrays, strict=True)), *params]
+
+
+@st.composite
+def ties(d: st.DrawFn) -> list[Any]:
+    """Two arrays of zeros and ones: any share of a tie is a gradient, as long as the shares are one together."""
+    return [d(draw.tied(shape)) for shape in d(draw.broadcastable(2, max_dims=2, max_side=3))]
 
 
 def unary(
@@ -118,7 +126,9 @@ RECORDS = [
     unary("pow -1.5", tg.pow, np.power, positive, params=(-1.5,)),
     unary("pow of number", lambda x, c: tg.pow(c, x), lambda x, c: c**x, params=(2,)),
     binary("maximum", tg.maximum, np.maximum),
+    OpRecord("maximum of ties", tg.maximum, np.maximum, ties(), second=False),
     binary("minimum", tg.minimum, np.minimum),
+    OpRecord("minimum of ties", tg.minimum, np.minimum, ties(), second=False),
     OpRecord("where", tg.where, np.where, operands(signs, same, same), degree=1),
     OpRecord(
         "where method", lambda x, c, y: x.where(c, y), lambda x, c, y: np.where(c, x, y),

@@ -47,9 +47,9 @@ def keys(d: st.DrawFn) -> list[Any]:
 
 @st.composite
 def assignments(d: st.DrawFn) -> list[Any]:
-    """A tensor, a key, and a value that broadcasts to what the key picks."""
+    """A tensor, a key that may well name a place twice, and a value that broadcasts to what the key picks."""
     shape = d(draw.shapes(1, 3, 1, 3))
-    key = d(draw.index_exprs(shape))
+    key = d(st.one_of(draw.index_exprs(shape), draw.arrays((3,), np.int64, low=0, high=shape[0] - 1, layout="C")))
     x = d(draw.arrays(shape))
     region = as_pytorch(x, key).shape
     kept = region[d(st.integers(0, len(region))) :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -49,15 +50,23 @@ def vectors(d: st.DrawFn) -> list[Any]:
 
 
 @st.composite
-def convolutions(d: st.DrawFn, transposed: bool = False) -> list[Any]:
-    """[configuration, x, w] and, half of the time, a bias."""
+def convolutions(d: st.DrawFn, transposed: bool = False, same: bool = False) -> list[Any]:
+    """[configuration, x, w] and, half of the time, a bias; with `same`, padded so that the output has x's size."""
     cfg = d(draw.conv_configs(2, transposed=transposed))
+    if same:
+        widths = [(k - 1) * e for k, e in zip(cfg.kernel, cfg.dilation, strict=True)]
+        pads = tuple((n // 2, n - n // 2) for n in widths)
+        cfg = dataclasses.replace(cfg, size=cfg.output, stride=(1, 1), padding=pads)
     shapes = [cfg.input_shape, cfg.weight_shape, (cfg.out_channels,)][: d(st.integers(2, 3))]
     return [cfg, *(d(draw.arrays(shape)) for shape in shapes)]
 
 
 def conv2d(cfg: Any, x: Any, w: Any, b: Any = None) -> Any:
     return F.conv2d(x, w, b, cfg.stride, cfg.flat_padding, cfg.dilation, cfg.groups)
+
+
+def conv2d_same(cfg: Any, x: Any, w: Any, b: Any = None) -> Any:
+    return F.conv2d(x, w, b, padding="same", dilation=cfg.dilation, groups=cfg.groups)
 
 
 def conv2d_ref(cfg: Any, x: Any, w: Any, b: Any = None) -> Any:
@@ -275,6 +284,10 @@ RECORDS = [
     OpRecord(
         "conv2d", conv2d, conv2d_ref, convolutions(), [([PLAIN, ones(1, 3, 6, 6), ones(8, 4, 3, 3)], ValueError,
         "expects 4")], 2,
+    ),
+    OpRecord(
+        "conv2d same", conv2d_same, conv2d_ref, convolutions(same=True),
+        [([PLAIN, ones(1, 3, 6, 6), ones(8, 4, 3, 3)], ValueError, "expects 4")], 2,
     ),
     OpRecord(
         "conv_transpose2d", conv_transpose2d, conv_transpose2d_ref, convolutions(transposed=True),

@@ -21,10 +21,12 @@ def reductions(
     several: bool = True,
     least: int = 0,
     whole: bool = True,
+    tied: bool = False,
 ) -> list[Any]:
-    """[x, *before, dim, *after, keepdim]; no two elements have the same size."""
+    """[x, *before, dim, *after, keepdim]; no two elements have the same size, or many have the same value."""
     shape = d(draw.shapes(least // 2 if whole else 1, 3, least, 3))
-    x = d(draw.layouts(np.asarray(d(draw.distinct(shape, layout="C")) + 2.0**-6)))
+    x = d(draw.tied(shape) if tied else draw.distinct(shape, layout="C").map(lambda x: x + 2.0**-6))
+    x = d(draw.layouts(np.asarray(x)))
     n = len(shape)
     dims: list[Any] = [st.none()] if whole or not n else []
     if n:
@@ -68,6 +70,14 @@ def extreme(value: Any, index: Any) -> Any:
     return ref
 
 
+def amax(x: Any, dim: Any, keepdim: bool = False) -> Any:
+    return tg.amax(x, () if dim is None else dim, keepdim)
+
+
+def amin(x: Any, dim: Any, keepdim: bool = False) -> Any:
+    return tg.amin(x, () if dim is None else dim, keepdim)
+
+
 def log_softmax(x: np.ndarray, axis: int) -> Any:
     x = x - x.max(axis, keepdims=True, initial=-np.inf)
     return x - logsumexp(x, axis, True)
@@ -101,8 +111,10 @@ RECORDS = [
     reduction("var unbiased", tg.var, numpy(np.var, ddof=1), 2, after=(True,), least=2),
     reduction("std", tg.std, numpy(np.std), after=(False,), least=2),
     reduction("std unbiased", tg.std, numpy(np.std, ddof=1), after=(None,), least=2),
-    reduction("amax", lambda x, dim, keep=False: tg.amax(x, () if dim is None else dim, keep), numpy(np.max), least=1),
-    reduction("amin", lambda x, dim, keep=False: tg.amin(x, () if dim is None else dim, keep), numpy(np.min), least=1),
+    reduction("amax", amax, numpy(np.max), least=1),
+    reduction("amax of ties", amax, numpy(np.max), least=1, tied=True, second=False),
+    reduction("amin", amin, numpy(np.min), least=1),
+    reduction("amin of ties", amin, numpy(np.min), least=1, tied=True, second=False),
     reduction("max", tg.max, extreme(np.max, np.argmax), several=False, least=1),
     reduction("min", tg.min, extreme(np.min, np.argmin), several=False, least=1),
     reduction("prod", tg.prod, numpy(np.prod), several=False),

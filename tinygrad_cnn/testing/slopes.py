@@ -33,6 +33,7 @@ class Slope(NamedTuple):
     noise: np.ndarray  # per element: what rounding may have done to it
 
 
+@np.errstate(invalid="ignore")  # infinity minus infinity: no derivative, as the verdict says
 def polynomial(f: Line, step: float, eps: float) -> Slope:
     """Exact for degree <= 2."""
     up, down = f(step), f(-step)
@@ -49,6 +50,7 @@ class Samples:
         self._eps = eps
         self.at = cache(f)
 
+    @np.errstate(invalid="ignore")
     def two_sided(self) -> Slope:
         """Error O(h^6) where f is smooth; the spread is of O(h^4)."""
         d1, d2, d4 = ((self.at(s) - self.at(-s)) / (2 * s) for s in (self.h, self.h / 2, self.h / 4))
@@ -56,6 +58,7 @@ class Samples:
         slope = (16 * r2 - r1) / 15
         return Slope(slope, slope, np.abs(slope - r2), self._noise())
 
+    @np.errstate(invalid="ignore")
     def one_sided(self) -> Slope:
         """Error O(h^3) on each side where f is smooth there; the spread is of O(h^2)."""
         left, right = self._side(-1.0), self._side(1.0)

@@ -338,8 +338,8 @@ def _pool_dim(
     pad = draw(st.integers(0, k // 2 if o > 1 else (k - 1) // 2))
     last = (o - 1) * s  # where the last window starts, counted from the first cell of the padding
     fits = last + (k - 1) * d + 1 - 2 * pad  # the input that ends where the last window does
-    if up:
-        size = draw(st.integers(max(fits - s + 1, last - pad + 1, 1), fits))
+    if up:  # up to o * s - pad: one window more would start beyond the image
+        size = draw(st.integers(max(fits - s + 1, last - pad + 1, 1), max(fits, o * s - pad)))
     else:
         size = draw(st.integers(fits, fits + s - 1))
     return {"kernel_size": k, "stride": s, "padding": pad, "dilation": d, "size": size, "output": o}
