@@ -99,13 +99,14 @@ def check_writable(x: Any) -> None:
 
 
 def _tell_base(x: Any) -> None:
-    """Give the tensors that x looks into a history in which x's part is x."""
+    """Give the tensors that x looks into a history in which x's part is x; x derives its own anew from theirs."""
     while (view := x._view) is not None:
         view.seen = x._version.n
         base = view.base
         # base._node, not edge_to(base): it speaks of the base before the write
         before = Variable.new(base._array, base._version, base._node)
         succeed(base, _write_view(before, x, view.replay)._node)
+        view.seen = -1  # on its next use x is a view of the base: a gradient of x is one of the base
         x = base
 
 

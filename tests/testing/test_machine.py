@@ -55,3 +55,14 @@ def test_a_dimension_of_one_more_is_no_repetition() -> None:
     assert x.tolist() == [1, 1, 1]
     with pytest.raises(RuntimeError, match="an expanded tensor"):
         x.expand(2, 3).add_(1)
+
+
+def test_a_gradient_of_a_changed_view_is_one_of_its_base() -> None:
+    x = tg.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    base = x * 2
+    part = base[:2]
+    part.mul_(3)
+    base.retain_grad()
+    part.backward(tg.ones(2))
+    assert base.grad is not None and base.grad.tolist() == [1, 1, 0]
+    assert x.grad is not None and x.grad.tolist() == [6, 6, 0]
