@@ -105,25 +105,30 @@ def _tell_base(x: Any) -> None:
         base = view.base
         # base._node, not edge_to(base): it speaks of the base before the write
         before = Variable.new(base._array, base._version, base._node)
-        succeed(base, _write_view(before, x, view.replay)._node)
+        succeed(base, _write_view(before, x, view.replay, _axes(base._array))._node)
         view.seen = -1  # on its next use x is a view of the base: a gradient of x is one of the base
         x = base
 
 
+def _axes(x: np.ndarray) -> list[int]:
+    """The axes in the order of memory, the widest steps first."""
+    return sorted(range(x.ndim), key=lambda i: -abs(x.strides[i]))
+
+
 @op
-def _write_view(base: Any, part: Any, view: Callable[[Any], Any]) -> Any:
+def _write_view(base: Any, part: Any, view: Callable[[Any], Any], axes: list[int]) -> Any:
     return base  # the storage was written to already
 
 
-def _outside(g: Any, view: Callable[[Any], Any]) -> Any:
-    """g with zeros where the view looks."""
-    mask = np.ones_like(g._array)
+def _outside(g: Any, view: Callable[[Any], Any], axes: list[int]) -> Any:
+    """g with zeros where the view looks; of the base's order of axes, in which it is no copy."""
+    mask = np.ones([g.shape[i] for i in axes], g.dtype).transpose(np.argsort(axes))
     with no_grad():
         view(Variable.new(mask))._array[...] = 0
     return g * Variable.new(mask)
 
 
-_write_view.vjps(base=lambda g, view: _outside(g, view), part=lambda g, view: view(g))
+_write_view.vjps(base=lambda g, view, axes: _outside(g, view, axes), part=lambda g, view: view(g))
 
 
 @op

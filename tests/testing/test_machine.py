@@ -66,3 +66,16 @@ def test_a_gradient_of_a_changed_view_is_one_of_its_base() -> None:
     part.backward(tg.ones(2))
     assert base.grad is not None and base.grad.tolist() == [1, 1, 0]
     assert x.grad is not None and x.grad.tolist() == [6, 6, 0]
+
+
+def test_a_write_through_a_reshaped_view_has_its_gradient_whatever_the_layout_of_the_cotangent() -> None:
+    x, c = tg.ones(2, 3, requires_grad=True), tg.arange(1.0, 7.0).reshape(2, 3)
+    base = x * c
+    base.reshape(-1).mul_(c.reshape(-1))
+    base.permute(1, 0).backward(tg.ones(3, 2))  # column-major: a mask like it has no flat view
+    assert x.grad is not None and x.grad.tolist() == (c * c).tolist()
+    y = tg.ones(1, 2, 2, 2, requires_grad=True)
+    image = (y * 2).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels-last
+    image.permute(0, 2, 3, 1).reshape(-1)[::2].fill_(0)
+    image.sum().backward()
+    assert y.grad is not None and y.grad[0, :, 0, 0].tolist() == [0, 2]
