@@ -96,7 +96,8 @@ def test_cross_entropy_and_its_gradient(x: np.ndarray, data: Any) -> None:
     close(row_weight, expected_weight)
     g = rng.standard_normal(rows).astype(x.dtype)
     dx = cross_entropy_grad(g, x, lse, labels, weight, ignore, smoothing)
-    close(dx, g[:, None] * grad, 10)
+    rounding = scale[:, None] if x.dtype == np.float64 else 0  # of lse, which is float64 for both
+    close(dx, g[:, None] * grad, 10 + rounding)
 
 
 def test_the_gradient_of_a_label_that_is_nearly_certain_keeps_its_digits() -> None:
