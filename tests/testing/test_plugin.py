@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tinygrad_cnn.testing import OpRecord, property_test_gradients
 from tinygrad_cnn.testing.strategies import arrays
 
-SQUARE = OpRecord("square", tg.square, np.square, arrays((2,)), errors=[(["x"], TypeError, "str")], degree=2)
+SQUARE = OpRecord("square, again", tg.square, np.square, arrays((2,)), errors=[(["x"], TypeError, "str")], degree=2)
 WRONG = dataclasses.replace(SQUARE, op=lambda x: x * x.detach(), errors=[(["x"], AttributeError, "no such words")])
 seen = {"decorated": 0, "marked": 0}
 

@@ -58,6 +58,7 @@ def gradcheck(
     >>> bool(gradcheck(lambda x: x @ x, x, degree=2))
     True
     """
+    __tracebackhide__ = True
     check = Check(fn, inputs, wrt, degree, kinks, rtol, atol, step, seed)
     try:
         report = check.jacobian() if full else check.projections(projections)
@@ -96,6 +97,7 @@ def gradgradcheck(
     what `create_graph=True` records, so that a fused backward and its composed form are compared as well.
     Raises as `gradcheck` does.
     """
+    __tracebackhide__ = True
     check = Check(fn, inputs, wrt, degree, kinks, rtol, atol, step, seed)
     live = check.live_outputs()
     if grad_outputs is None:

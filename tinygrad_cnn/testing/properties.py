@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +49,7 @@ def property_test(record: OpRecord) -> Callable[[], None]:
     def check(inputs: Any) -> None:
         record.check(inputs)
 
-    check.__name__ = record.name  # hypothesis keeps failures by it
+    check.__name__ = "test_" + re.sub(r"\W+", "_", record.name)  # hypothesis keeps failures by it
     test: Callable[[], None] = _drawing(record, check)
     return test
 

@@ -54,6 +54,7 @@ class OpRecord:
 
         Raises AssertionError.
         """
+        __tracebackhide__ = True
         inputs = listed(inputs)
         self.check_value(inputs)
         args = _tensors(inputs)
@@ -70,6 +71,7 @@ class OpRecord:
 
         Where the op returns a tuple, the reference returns one too.
         """
+        __tracebackhide__ = True
         inputs = listed(inputs)
         reference = self._values(inputs, np.float64) if self.ref is None else self.ref(*inputs)
         expected = [np.asarray(x) for x in (reference if isinstance(reference, tuple) else [reference])]
@@ -85,6 +87,7 @@ class OpRecord:
             return tuple(out._array for out in outputs_of(self.op, self.op(*_tensors(inputs, dtype))))
 
     def _compare(self, value: np.ndarray, expected: np.ndarray, dtype: Any, rtol: float, rounding: float) -> None:
+        __tracebackhide__ = True
         assert value.shape == expected.shape, f"{self.name}: shape {value.shape}, reference {expected.shape}"
         if expected.dtype.kind == "f":
             assert value.dtype == dtype, f"{self.name}: {value.dtype} from {np.dtype(dtype)}"

@@ -64,6 +64,7 @@ class GradcheckError(AssertionError):
 
 def raised(report: GradReport, raise_exception: bool) -> GradReport:
     """The report, or a GradcheckError with it after a failure."""
+    __tracebackhide__ = True  # pytest shows the caller's line, not ours
     if raise_exception and report.status == "failed":
         raise GradcheckError(report)
     return report
