@@ -25,8 +25,8 @@ WIDTHS = [(kind, vectors) for kind in simd.KINDS for vectors in range(1, simd.ma
 
 
 @jit
-def run(address, plan, a, b, c, bias, lanes):  # type: ignore[no-untyped-def]
-    simd.call_tile(address, plan, 0, a, 0, b, 0, c, 0, bias, 0, lanes)
+def run(address, plan, a, b, c, bias, lanes, count):  # type: ignore[no-untyped-def]
+    simd.call_tile(address, plan, 0, a, 0, b, 0, c, 0, bias, 0, lanes, count)
 
 
 @jit
@@ -55,7 +55,8 @@ def naive_tile(kind: int, rows: int, columns: int, plan: np.ndarray, a: np.ndarr
 )
 def test_a_tile_sums_what_its_strides_say(kind_vectors: tuple[int, int], dtype: str, data: st.DataObject) -> None:
     kind, vectors = kind_vectors
-    rows = data.draw(st.integers(1, simd.max_rows(vectors, kind)), "rows")
+    rows, count = data.draw(st.integers(1, simd.max_rows(vectors, kind)), "rows"), data.draw(st.integers(1, 3), "count")
+    address, rows = simd.tile_address(dtype, kind, vectors, rows), rows * count
     lanes = data.draw(st.integers(1, simd.lanes(dtype)), "lanes")
     flags = data.draw(st.integers(0, simd.BIAS | simd.ADD | simd.RELU), "flags")
     columns = (vectors - 1) * simd.lanes(dtype) + lanes
@@ -67,14 +68,14 @@ def test_a_tile_sums_what_its_strides_say(kind_vectors: tuple[int, int], dtype: 
         flags, ldc = flags | simd.STREAM, columns
     plan = np.array([n1, n2, n3, *strides, ldc, flags], np.int64)
     rng = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
-    a, b, bias = (rng.standard_normal(size).astype(dtype) for size in (800, 800, columns))
+    a, b, bias = (rng.standard_normal(size).astype(dtype) for size in (900, 800, columns))
     c = memory.pool.array((rows * ldc,), np.dtype(dtype), 8 * rows * ldc)
     c[:] = rng.standard_normal(c.size)
     expected = c.reshape(rows, ldc).astype(np.float64)
     first = (bias if flags & simd.BIAS else 0) + (expected[:, :columns] if flags & simd.ADD else 0)
     value = first + naive_tile(kind, rows, columns, plan, a, b)
     expected[:, :columns] = np.maximum(value, 0) if flags & simd.RELU else value
-    run(simd.tile_address(dtype, kind, vectors, rows), plan, a, b, c, bias, lanes)
+    run(address, plan, a, b, c, bias, lanes, count)
     tolerance = 300 * np.finfo(dtype).eps
     np.testing.assert_allclose(c.reshape(rows, ldc), expected, rtol=tolerance, atol=tolerance)
 
@@ -101,7 +102,7 @@ def test_a_tile_of_dot_products(k: int, dtype: str, rows: int, data: st.DataObje
     plan[simd.N3], plan[simd.AR], plan[simd.BK] = (k - 1) // lanes, k + gap, k + gap
     plan[simd.LDC], plan[simd.FLAGS] = columns + gap, flags
     address = simd.tile_address(dtype, simd.DOT, columns, rows)
-    run(address, plan, a.reshape(-1), b.reshape(-1), c.reshape(-1), bias, k - (k - 1) // lanes * lanes)
+    run(address, plan, a.reshape(-1), b.reshape(-1), c.reshape(-1), bias, k - (k - 1) // lanes * lanes, 1)
     exact = a[:, :k].astype(np.float64) @ b[:, :k].astype(np.float64).T + (bias if flags & simd.BIAS else 0)
     exact = np.maximum(exact, 0) if flags & simd.RELU else exact
     bound = 20 * np.finfo(dtype).eps * (1 + np.abs(a[:, :k]) @ np.abs(b[:, :k]).T + bias)

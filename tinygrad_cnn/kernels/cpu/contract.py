@@ -135,18 +135,16 @@ def _cycles(kind: int, rows: int, width: int) -> float:
 @inner
 def tile_panel(plan, tile, panel, a, a_at, b, b_at, c, c_at, bias, bias_at):  # type: ignore[no-untyped-def]
     """All tiles of a panel, one below the other; `tile` and `panel` are their places in the plan."""
-    for t in range(plan[panel + TILES]):
-        big = t < plan[panel + BIGS]
-        call_tile(
-            plan[panel + BIG] if big else plan[panel + SMALL],
-            plan, tile, a, a_at, b, b_at, c, c_at, bias, bias_at, plan[panel + LANES],
-        )  # fmt: skip
-        rows = plan[panel + ROWS] - (0 if big else 1)
+    lanes, bigs, smalls = plan[panel + LANES], plan[panel + BIGS], plan[panel + TILES] - plan[panel + BIGS]
+    call_tile(plan[panel + BIG], plan, tile, a, a_at, b, b_at, c, c_at, bias, bias_at, lanes, bigs)
+    if smalls > 0:
+        rows = bigs * plan[panel + ROWS]
         a_at += rows * plan[tile + AR]
         c_at += rows * plan[tile + LDC]
+        call_tile(plan[panel + SMALL], plan, tile, a, a_at, b, b_at, c, c_at, bias, bias_at, lanes, smalls)
 
 
 @jit(parts=True)
 def run_tile(address, plan, operand, c, part, parts):  # type: ignore[no-untyped-def]
     """One tile a part on its share of c: what the benchmark measures as the peak."""
-    call_tile(address, plan, 0, operand, 0, operand, 0, c, c.size // parts * part, c, 0, 16)
+    call_tile(address, plan, 0, operand, 0, operand, 0, c, c.size // parts * part, c, 0, 16, 1)

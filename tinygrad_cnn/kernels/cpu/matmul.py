@@ -229,7 +229,7 @@ def _dots(plan, a, b, c, bias, scratch, part, parts):  # type: ignore[no-untyped
         call_tile(
             plan[panel + D_TWO] if row + 1 < plan[D_ROWS] else plan[panel + D_ONE],
             plan, D_TILE, a, row * plan[D_TILE + AR], b, column * plan[D_TILE + BK],
-            c, row * plan[D_TILE + LDC] + column, bias, column, plan[D_TAIL],
+            c, row * plan[D_TILE + LDC] + column, bias, column, plan[D_TAIL], 1,
         )  # fmt: skip
 
 
@@ -376,4 +376,4 @@ def _sum_blocks(plan, one, x, out, part, parts):  # type: ignore[no-untyped-def]
         block, panel = task // panels, S_HEADER + task % panels * PANEL
         tile = S_TILE + (TILE_ARGS if block == blocks - 1 else 0)
         b, c = block * SUM_ROWS * columns + plan[panel + COLUMN], block * columns + plan[panel + COLUMN]
-        call_tile(plan[panel + BIG], plan, tile, one, 0, x, b, out, c, one, 0, plan[panel + LANES])
+        call_tile(plan[panel + BIG], plan, tile, one, 0, x, b, out, c, one, 0, plan[panel + LANES], 1)
