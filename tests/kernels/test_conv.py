@@ -122,6 +122,23 @@ def test_layers_of_the_size_of_real_ones(case: Case) -> None:
     test_all_three_agree_with_the_float64_reference.hypothesis.inner_test(case, "channels_last", True)
 
 
+@pytest.mark.parametrize(("c", "o", "kernel"), [(16, 64, 3), (8, 128, 3), (16, 16, 5), (32, 32, 5), (128, 128, 5)])
+def test_errors_are_at_most_twice_those_of_numpy(c: int, o: int, kernel: int) -> None:
+    """Of the root mean square, forward and for the input gradient, by the direct kernels and by Winograd's."""
+    spec = Conv2dSpec(padding=(kernel // 2,) * 4)
+    x, w, _, g = operands(Case(4, c, (12, 12), o, (kernel, kernel), spec, "f", 0))
+    wide = [a.astype(np.float64) for a in (x, w, g)]
+
+    def error(y: np.ndarray, exact: np.ndarray) -> float:
+        return float(np.sqrt(np.mean((y - exact) ** 2)))
+
+    exact = reference.conv2d(wide[0], wide[1], None, spec)
+    assert error(conv.conv2d(x, w, None, spec), exact) <= 2 * error(reference.conv2d(x, w, None, spec), exact)
+    exact = reference.conv2d_input_grad(wide[2], wide[1], (12, 12), spec)
+    ours, numpys = (door.conv2d_input_grad(g, w, (12, 12), spec) for door in (conv, reference))
+    assert error(ours, exact) <= 2 * error(numpys, exact)
+
+
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(8, 12), st.sampled_from([1, 3]), st.integers(1, 2), st.integers(1, 2), st.booleans(), st.data())
 def test_outputs_around_the_caches(

@@ -16,7 +16,7 @@ import numpy as np
 from .. import launch, threads_for
 from ..compile import inner, jit
 from . import memory, simd
-from .simd import AR, LDC, call_tile
+from .simd import A_MORE, AR, B_MORE, FLAGS, LDC, MORE, N1, TILE_ARGS, call_tile
 
 #: Whether the kernels can run; else the reference does.
 ENABLED = not numba.config.DISABLE_JIT
@@ -132,9 +132,33 @@ def _cycles(kind: int, rows: int, width: int) -> float:
     return sum(max(m * width / 2, load * 0.6, wait) + 0.3 for m, load in zip(tiles, loads, strict=True))
 
 
+def in_sums(tile: list[int], sums: int, a_step: int, b_step: int, last_n1: int = 0) -> list[int]:
+    """The arguments of tiles whose results are added up: of the first, which is `tile`, of further ones and the last.
+
+    The error of a float32 sum grows with its length; each of shorter ones costs a load and a store of the output.
+    """
+    first = [*tile[:MORE], sums - 1, a_step, b_step]
+    further, last = list(tile), list(tile)
+    further[FLAGS], last[FLAGS] = simd.ADD, simd.ADD | tile[FLAGS] & simd.RELU
+    last[N1] = last_n1 or tile[N1]
+    if sums > 1:
+        first[FLAGS] &= simd.BIAS | simd.ADD
+    return first + further + last
+
+
 @inner
 def tile_panel(plan, tile, panel, a, a_at, b, b_at, c, c_at, bias, bias_at):  # type: ignore[no-untyped-def]
     """All tiles of a panel, one below the other; `tile` and `panel` are their places in the plan."""
+    more = plan[tile + MORE]
+    for i in range(more + 1):
+        place = tile + (0 if i == 0 else TILE_ARGS if i < more else 2 * TILE_ARGS)
+        _column(plan, place, panel, a, a_at, b, b_at, c, c_at, bias, bias_at)
+        a_at += plan[tile + A_MORE]
+        b_at += plan[tile + B_MORE]
+
+
+@inner
+def _column(plan, tile, panel, a, a_at, b, b_at, c, c_at, bias, bias_at):  # type: ignore[no-untyped-def]
     lanes, bigs, smalls = plan[panel + LANES], plan[panel + BIGS], plan[panel + TILES] - plan[panel + BIGS]
     call_tile(plan[panel + BIG], plan, tile, a, a_at, b, b_at, c, c_at, bias, bias_at, lanes, bigs)
     if smalls > 0:

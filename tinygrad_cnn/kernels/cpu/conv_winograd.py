@@ -45,6 +45,8 @@ _KERNEL_GRAD = (((0, 1), (1, 0.5), (2, 0.5)), ((1, 0.5), (2, -0.5)), ((1, 0.5), 
 
 #: Bytes of transformed inputs and products of a block: with the transformed weights it has to stay in the L2 cache.
 BLOCK_BYTES = 384 << 10
+#: Products from which a sum is taken in parts: it halves the error of 5 x 5 kernels over 128 channels.
+SUM_PRODUCTS = 128
 #: Shares of the weight gradient, each with its own sums.
 SHARDS = 4
 
@@ -142,7 +144,7 @@ if contract.ENABLED:
  WHOLE_ROWS, WHOLE_COLUMNS, TILE_ROWS, TILE_COLUMNS, BLOCKS, BANDS, BLOCK_IMAGES, MOST_ROWS, SPAN, V_ROW, V_PLANE,
  M_PLANE, BAND, V_AT, M_AT, SCRATCH, SHARD_COUNT, PANELS, LANE_COUNT, RELU, TILE) = range(32)
 # fmt: on
-HEADER = TILE + 5 * TILE_ARGS
+HEADER = TILE + 15 * TILE_ARGS
 
 
 class Plan(NamedTuple):
@@ -236,6 +238,7 @@ def _product_tiles(
 ) -> tuple[list[int], list[list[int]]]:
     """(tiles, K) @ (K, O): tile arguments for planes with all pieces, all down, all across, neither, and with bias."""
     arguments: list[int] = []
+    sums: list[list[int]] = []
     for rows, columns in [(r, s) for r in (pieces[0], whole[0]) for s in (pieces[1], whole[1])]:
         tile = [0] * TILE_ARGS
         tile[N1], tile[N2], tile[N3] = rows, columns, c
@@ -243,8 +246,19 @@ def _product_tiles(
             tile[N2], tile[N3] = 1, columns * c
         tile[A1], tile[A2], tile[AK], tile[AR] = pieces[1] * c, c, 1, v_row
         tile[B1], tile[B2], tile[BK], tile[LDC] = pieces[1] * c * o, c * o, o, o
-        arguments += tile
-    arguments += [*arguments[:FLAGS], simd.BIAS * biased]
+        sums.append(tile)
+    sums.append([*sums[0][:FLAGS], simd.BIAS * biased, 0, 0, 0])
+    for tile in sums:
+        depth = tile[N1] * tile[N2] * tile[N3]
+        parts = 1 if depth < SUM_PRODUCTS else max(2, depth // SUM_PRODUCTS)
+        if depth == tile[N3] or tile[N3] == tile[A1]:  # one row, or rows that are neighbours
+            parts = next(n for n in range(parts, 0, -1) if depth % n == 0)
+            tile[N1], tile[N3] = 1, depth // parts
+            arguments += contract.in_sums(tile, parts, tile[N3], tile[N3] * o)
+        else:
+            parts = 1 if parts == 1 else tile[N1]
+            tile[N1] //= parts
+            arguments += contract.in_sums(tile, parts, tile[A1], tile[B1])
     widths = contract.panel_widths(char, simd.OUTER, sizes[1], o)
     return arguments, [contract.panels(char, simd.OUTER, size, o, widths) for size in sizes]
 
@@ -260,7 +274,7 @@ def _sum_tiles(
             tile[N1], tile[N2], tile[N3] = 1, 1, size
             tile[AK], tile[AR], tile[BK], tile[LDC], tile[FLAGS] = v_row, 1, o, o, flags
             arguments += tile
-    return arguments + [0] * TILE_ARGS, [contract.panels(char, simd.OUTER, c, o)]
+    return arguments + [0] * (11 * TILE_ARGS), [contract.panels(char, simd.OUTER, c, o)]
 
 
 def convolve(plan: Plan, x: np.ndarray, w: np.ndarray, y: np.ndarray, bias: np.ndarray | None = None) -> bool:
@@ -358,7 +372,7 @@ def _multiply(plan, plane, small, u, bias, scratch, base):  # type: ignore[no-un
     """M[plane] = V[plane] @ U[plane]: (tiles, K) @ (K, O). Plane (1, 1) has the bias: it reaches all four outputs."""
     k = plan[PIECE_ROWS] * plan[PIECE_COLUMNS] * plan[CHANNELS]
     kind = 4 if plane == 5 else (2 if plane >= 12 else 0) + (1 if plane % 4 == 3 else 0)
-    tile = TILE + TILE_ARGS * kind
+    tile = TILE + 3 * TILE_ARGS * kind
     for p in range(plan[PANELS]):
         panel = HEADER + (p + (0 if small else plan[PANELS])) * PANEL
         a = base + plan[V_AT] + plane * plan[V_PLANE]

@@ -29,7 +29,9 @@ from ..compile import inner, jit
 
 #: What a tile reads from its plan: the loop counts, the strides of A, of B, of C's rows, and FLAGS.
 N1, N2, N3, A1, A2, AK, AR, B1, B2, BK, LDC, FLAGS = range(12)
-TILE_ARGS = 12
+#: What `contract.tile_panel` reads there: how many more sums are added to the first, and how far each is in A and in B.
+MORE, A_MORE, B_MORE = range(12, 15)
+TILE_ARGS = 15
 #: Bits of FLAGS: sums begin at the bias instead of zero, are added to what C holds, are no less than zero in the end;
 #: or C goes around the caches, for an output too large for them: full vectors only, and aligned.
 BIAS, ADD, RELU, STREAM = 1, 2, 4, 8
@@ -172,7 +174,7 @@ class _Tile:
         """The function: with maskable vectors one body, else a fast one for full vectors and one for tails."""
         plan, *_, lanes, _ = self.function.args
         self.args = [
-            self.builder.load(self.at(plan, _int(i), INT64), typ=INT64) for i in range(TILE_ARGS)
+            self.builder.load(self.at(plan, _int(i), INT64), typ=INT64) for i in range(FLAGS + 1)
         ]  # loaded once: a store to C may not change them
         self.mask = self.below(lanes)
         if self.kind == DOT:
