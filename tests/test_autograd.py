@@ -432,6 +432,25 @@ def test_a_function_may_return_a_buffer_that_it_uses_again() -> None:
     check(x.grad, 4, 4, 4)
 
 
+def test_a_function_may_return_one_tensor_again_and_again() -> None:
+    kept = leaf(1.0, 2.0).detach() * 1  # its memory never goes out to NumPy here, where it would be left alone anyway
+
+    class Constant(Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return kept
+
+    x = leaf(0.0, 0.0)
+    y = x * 1
+    (Constant.apply(y) + Constant.apply(y)).sum().backward()
+    assert kept.tolist() == [1, 2]
+    check(x.grad, 2, 4)
+
+
 def test_a_weight_may_be_returned_for_a_gradient() -> None:
     w = leaf(1.0, 2.0)
 

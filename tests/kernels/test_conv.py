@@ -108,7 +108,7 @@ def test_all_three_agree_with_the_float64_reference(case: Case, layout: str, bia
     [
         Case(16, 1, (28, 28), 6, (5, 5), Conv2dSpec(padding=(2, 2, 2, 2)), "f", 0),  # pixels taken together
         Case(16, 6, (14, 14), 16, (5, 5), Conv2dSpec(), "f", 1),  # taps across the vector, gradients spread
-        Case(9, 6, (14, 13), 16, (5, 3), Conv2dSpec((2, 1), (1, 2, 0, 3)), "f", 2),
+        Case(9, 6, (14, 13), 16, (5, 3), Conv2dSpec((2, 1), (1, 2, 0, 3), (2, 1)), "f", 2),  # spread, rows far apart
         Case(2, 40, (40, 41), 40, (3, 3), Conv2dSpec(padding=(1, 1, 1, 1)), "f", 3),  # an image in bands
         Case(37, 16, (8, 8), 32, (3, 3), Conv2dSpec(padding=(1, 1, 1, 1)), "f", 4),  # blocks of images, one short
         Case(3, 48, (17, 17), 48, (3, 5), Conv2dSpec(padding=(1, 1, 2, 2), groups=48), "f", 5),
