@@ -25,14 +25,18 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
     """A new tensor with a copy of data: a number, nested lists, an array, a tensor, or lists of these.
 
     Python floats become float32, ints int64 and bools bool; arrays and tensors keep their dtype. Raises
-    ValueError for ragged lists and TypeError for strings and for dtypes that tensors do not have.
+    ValueError for ragged lists, TypeError for strings and for dtypes that tensors do not have, and RuntimeError
+    for integers beyond the dtype's range.
 
     >>> import tinygrad_cnn as tg
     >>> tg.tensor([[1, 2], [3, 4.5]])
     tensor([[1.0000, 2.0000],
             [3.0000, 4.5000]])
     """
-    array = np.array(_array_of(data, dtype), None if dtype is None else as_dtype(dtype), order="C")
+    given = _array_of(data, dtype)
+    array = np.array(given, None if dtype is None else as_dtype(dtype), order="C")
+    if array.dtype.kind in "iu" and given.dtype.kind in "iu" and not (array == given).all():
+        raise RuntimeError(f"{array.dtype} cannot hold all of {given.min()} to {given.max()}")
     return _new(array, device, requires_grad)
 
 

@@ -110,6 +110,7 @@ def test_collate_fn_gets_the_samples_of_a_batch() -> None:
         ({"batch_size": True}, TypeError, "int batch_size, got True"),
         ({"batch_size": None}, TypeError, "int batch_size, got None"),
         ({"num_workers": 2}, ValueError, "num_workers must be 0, got 2"),
+        ({"generator": 3}, TypeError, "needs a tg.Generator, got 3"),
         ({"shuffle": True, "sampler": [0]}, ValueError, "shuffle=True or a sampler, not both"),
     ],
 )

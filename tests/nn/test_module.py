@@ -333,8 +333,7 @@ def test_errors_name_the_layer() -> None:
 
 
 def test_errors_of_ones_own() -> None:
-    """A user's message is prefixed; other kinds of exceptions, and those without a message, pass "
-    "untouched."""
+    """A user's message is prefixed; other kinds of exceptions, and those without a message, pass untouched."""
 
     class Picky(nn.Module):
         def forward(self, error: Exception) -> Any:

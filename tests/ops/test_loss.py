@@ -44,8 +44,7 @@ def classifications(draw: st.DrawFn) -> tuple[Any, Any, dict[str, Any]]:
 @given(classifications())
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_one_hot_probabilities_are_labels(reduction: str, problem: Any) -> None:
-    """Probability targets of 0 and 1 give what the labels give, but for the weights in a mean; and "
-    "gradients."""
+    """Probability targets of 0 and 1 give what the labels give, but for the weights in a mean; and gradients."""
     logits, labels, options = problem
     options |= {"weight": None, "ignore_index": -100, "reduction": reduction}
     labels = tg.from_numpy(np.abs(labels.numpy()) % logits.shape[1])

@@ -83,8 +83,7 @@ def test_cells_that_no_window_sees_have_gradient_zero(kernel: int, padding: int,
 
 
 def test_nan_wins_and_padding_never_does() -> None:
-    """NaN beats numbers and takes the gradient, the first NaN before others; -3 beats the zeros of no "
-    "padding."""
+    """NaN beats numbers and takes the gradient, the first NaN before others; -3 beats the zeros of no padding."""
     x = tg.full((1, 1, 4, 4), -3.0, requires_grad=True)
     with tg.no_grad():
         x[0, 0, 1, 1] = x[0, 0, 1, 2] = float("nan")
@@ -133,8 +132,7 @@ def test_one_image_or_none(pool: Any) -> None:
 
 @pytest.mark.parametrize("ceil_mode", [False, True])
 def test_every_size_has_its_number_of_windows(ceil_mode: bool) -> None:
-    """Windows start a stride apart while they fit; with ceil_mode one more may hang over, if it starts "
-    "inside."""
+    """Windows start a stride apart while they fit; with ceil_mode one more may hang over, if it starts inside."""
     for size, kernel, stride, dilation in np.ndindex(9, 4, 4, 2):
         size, kernel, stride, dilation = size + 1, kernel + 1, stride + 1, dilation + 1
         for padding in range(kernel // 2 + 1):

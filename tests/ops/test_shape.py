@@ -363,6 +363,7 @@ def test_empty_cat_parts_are_left_out() -> None:
         (lambda x: ops.pad(x, (1,) * 6), ValueError, "at most 2"),
         (lambda x: ops.pad(x, (3, 0), mode="reflect"), ValueError, r"\(3, 0\).*size 3"),
         (lambda x: ops.pad(x, (0, 4), mode="circular"), ValueError, r"\(0, 4\)"),
+        (lambda x: ops.pad(x, 1), TypeError, "sequence of widths"),
         (lambda x: ops.pad(x, (-2, -2)), ValueError, r"\(-2, -2\)"),
         (lambda x: ops.pad(x, (1, 1), mode="mirror"), ValueError, "'mirror'"),
         (lambda x: ops.pad(x, (1, 1), mode="reflect", value=1.0), ValueError, "value=1.0"),

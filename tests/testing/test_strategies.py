@@ -81,6 +81,7 @@ def test_arrays_shrink_to_one_and_zero() -> None:
     assert smallest(arrays((3,)), lambda x: (x <= 0).any()).tolist() in ([0, 1, 1], [1, 0, 1], [1, 1, 0])
     assert smallest(arrays((2,), low=2, high=3)).tolist() == [2, 2]
     assert smallest(arrays((2,), np.int64)).tolist() == [0, 0]
+    assert all(type(smallest(arrays((), dtype))) is np.ndarray for dtype in (np.int64, np.float32))
 
 
 @given(distinct((3, 4)), distinct((30, 30)))

@@ -52,6 +52,10 @@ class DataLoader:
             raise ValueError(
                 f"DataLoader makes batches in the calling process: num_workers must be 0, got {num_workers}"
             )
+        if generator is not None and not isinstance(generator, Generator):
+            raise TypeError(
+                f"DataLoader needs a tg.Generator, got {generator!r}; tg.Generator().manual_seed(n) makes one"
+            )
         self.dataset = dataset
         self.batch_size = int(batch_size)
         self.shuffle = bool(shuffle)

@@ -100,8 +100,7 @@ class Hardtanh(_Inplace):
 
 
 class GELU(Module):
-    """input * Phi(input), Phi the normal distribution function; approximate="tanh" for the formula with "
-    "tanh."""
+    """input * Phi(input), Phi the normal distribution function; approximate="tanh" for the formula with tanh."""
 
     def __init__(self, approximate: str = "none") -> None:
         super().__init__()
@@ -130,8 +129,7 @@ class Softplus(Module):
 
 
 class _AlongDim(Module):
-    """A function along one dimension, which has to be named: a guess would be wrong for images or for "
-    "sequences."""
+    """A function along one dimension, which has to be named: a guess would be wrong for images or for sequences."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

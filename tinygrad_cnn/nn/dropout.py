@@ -21,8 +21,9 @@ class _Dropout(Module):
 
 
 class Dropout(_Dropout):
-    """When training, each element is zero with probability p and divided by 1 - p otherwise; see "
-    "`nn.functional.dropout`."""
+    """When training, each element is zero with probability p and divided by 1 - p otherwise; see
+    `nn.functional.dropout`.
+    """
 
     def forward(self, input: Any) -> Any:
         return F.dropout(input, self.p, self.training, self.inplace)

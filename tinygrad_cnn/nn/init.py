@@ -43,8 +43,7 @@ def trunc_normal_(
     b: float = 2.0,
     generator: Generator | None = None,
 ) -> T:
-    """Normal numbers, drawn again where they fall outside [a, b]. Raises ValueError where hardly any fall "
-    "inside."""
+    """Normal numbers, drawn again where they fall outside [a, b]. Raises ValueError where hardly any fall inside."""
     inside = 0.5 * (math.erf((b - mean) / (std * math.sqrt(2))) - math.erf((a - mean) / (std * math.sqrt(2))))
     if inside < 1e-3:
         raise ValueError(f"trunc_normal_ expects [a, b] near the mean, got [{a}, {b}] for mean {mean} and std {std}")
@@ -122,15 +121,13 @@ def _fans(tensor: Tensor) -> tuple[int, int]:
 
 
 def xavier_uniform_(tensor: T, gain: float = 1.0, generator: Generator | None = None) -> T:
-    """Uniform in +-gain * sqrt(6 / (fan_in + fan_out)) (Glorot & Bengio 2010); ValueError below two "
-    "dimensions."""
+    """Uniform in +-gain * sqrt(6 / (fan_in + fan_out)) (Glorot & Bengio 2010); ValueError below two dimensions."""
     bound = gain * math.sqrt(6.0 / sum(_fans(tensor)))
     return uniform_(tensor, -bound, bound, generator)
 
 
 def xavier_normal_(tensor: T, gain: float = 1.0, generator: Generator | None = None) -> T:
-    """Normal with std gain * sqrt(2 / (fan_in + fan_out)) (Glorot & Bengio 2010); ValueError below two "
-    "dimensions."""
+    """Normal with std gain * sqrt(2 / (fan_in + fan_out)) (Glorot & Bengio 2010); ValueError below two dimensions."""
     return normal_(tensor, 0.0, gain * math.sqrt(2.0 / sum(_fans(tensor))), generator)
 
 

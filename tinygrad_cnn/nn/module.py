@@ -126,8 +126,7 @@ class Module:
         return RemovableHandle(self._forward_pre_hooks, hook)
 
     def register_forward_hook(self, hook: Callable[[Any, Any, Any], Any]) -> RemovableHandle:
-        """Call hook(module, args, output) after forward; what it returns, unless None, replaces the "
-        "output."""
+        """Call hook(module, args, output) after forward; what it returns, unless None, replaces the output."""
         return RemovableHandle(self._forward_hooks, hook)
 
     # --------------------------------------------------------------------------------------------- attributes
@@ -224,8 +223,7 @@ class Module:
     def named_modules(
         self, memo: set[Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Module]]:
-        """This module and all below it with their dotted paths, parents first; each once unless told "
-        "otherwise."""
+        """This module and all below it with their dotted paths, parents first; each once unless told otherwise."""
         memo = set() if memo is None else memo
         if self in memo:
             return
@@ -318,8 +316,7 @@ class Module:
         return state
 
     def _state(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """What `state_dict` holds: shared values under each of their paths, so that any other module can "
-        "load them."""
+        """What `state_dict` holds: shared values under each of their paths, so that any other module can load them."""
         for name, value in (self._parameters | self._buffers).items():
             if value is not None and name not in self._non_persistent:
                 yield prefix + name, value
@@ -365,8 +362,7 @@ class Module:
         return self
 
     def train(self: Self, mode: bool = True) -> Self:
-        """Set training mode, which Dropout and BatchNorm look at, here and in all modules below; returns "
-        "self."""
+        """Set training mode, which Dropout and BatchNorm look at, here and in all modules below; returns self."""
         if not isinstance(mode, bool):
             raise ValueError(f"train() expects True or False, got {mode!r}")
         for module in self.modules():
@@ -461,8 +457,7 @@ def _mismatches(own: Mapping[str, Tensor], state: Mapping[str, Any]) -> list[str
 
 
 class _Place:
-    """Where an error came from: its message, the innermost module, and the path to it from the outermost "
-    "so far."""
+    """Where an error came from: its message, the innermost module, and the path to it from the outermost so far."""
 
     def __init__(self, message: str, module: Module) -> None:
         self.message = message
@@ -476,8 +471,7 @@ class _Place:
         self.outermost = parent
 
     def text(self) -> str:
-        """`linear expects ...` becomes `Linear 'fc1' expects ...`; other messages follow the name and a "
-        "colon."""
+        """`linear expects ...` becomes `Linear 'fc1' expects ...`; other messages follow the name and a colon."""
         if not self.path:
             return self.message
         op, space, rest = self.message.partition(" ")
@@ -488,8 +482,7 @@ class _Place:
 
 
 def _name_place(error: Exception, module: Module) -> None:
-    """Tell an error, on its way out through the calls of nested modules, one more step of the path it came "
-    "from."""
+    """Tell an error, on its way out through the calls of nested modules, one more step of the path it came from."""
     place = getattr(error, "_place", None)
     if place is not None:
         place.enter(module)

@@ -91,8 +91,7 @@ class AvgPool2d(Module):
 
 
 class AdaptiveAvgPool2d(Module):
-    """The means of as many windows as wanted: (N, C, H, W) -> (N, C, P, Q); see "
-    "`nn.functional.adaptive_avg_pool2d`."""
+    """The means of as many windows as wanted: (N, C, H, W) -> (N, C, P, Q); see `nn.functional.adaptive_avg_pool2d`."""
 
     def __init__(self, output_size: Any) -> None:
         super().__init__()

@@ -9,8 +9,7 @@ from ..autograd import Variable
 
 
 def pair(op: str, name: str, value: Any, least: int) -> tuple[int, int]:
-    """(n, n) for an int n, (a, b) for a pair; TypeError for other things, ValueError for numbers below "
-    "`least`."""
+    """(n, n) for an int n, (a, b) for a pair; TypeError for other things, ValueError for numbers below `least`."""
     values = value if isinstance(value, tuple) else (value,)
     if len(values) not in (1, 2):
         raise ValueError(f"{op} expects one or two numbers for {name}, got {len(values)}: {value}")

@@ -270,8 +270,7 @@ def padding_of(
 
 
 class _TransposePlan(NamedTuple):
-    """The convolution that is transposed, the size of its input, and the rows and columns that no window "
-    "reaches."""
+    """The convolution that is transposed, the size of its input, and the rows and columns that no window reaches."""
 
     spec: Conv2dSpec
     hw: tuple[int, int]

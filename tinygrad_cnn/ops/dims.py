@@ -71,4 +71,7 @@ def size_of(size: Sequence[Any], named: Any = None) -> tuple[int, ...]:
         size = (named,)
     if len(size) == 1 and isinstance(size[0], Sequence):
         size = size[0]
-    return tuple(map(index, size))
+    try:
+        return tuple(map(index, size))
+    except TypeError:
+        raise TypeError(f"sizes are ints, got {size!r}") from None

@@ -80,8 +80,7 @@ def _cross_entropy_vjp(
     ignore_index: int,
     label_smoothing: float,
 ) -> Any:
-    """g * (a * softmax(input) - q) for the class weights q that a row's loss gives the classes, and a "
-    "their sum."""
+    """g * (a * softmax(input) - q) for the class weights q that a row's loss gives the classes, and a their sum."""
     classes = input.shape[1]
     each = np.ones(classes, input.dtype) if weight is None else weight._array
     labels = np.where(target._array == ignore_index, 0, target._array).astype(np.int64)
@@ -265,8 +264,7 @@ def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
 
 
 def smooth_l1_loss(input: Any, target: Any, *, reduction: str = "mean", beta: float = 1.0) -> Any:
-    """d ** 2 / (2 * beta) where d = |input - target| is below beta, d - beta / 2 elsewhere; errors as in "
-    "mse_loss."""
+    """d ** 2 / (2 * beta) where d = |input - target| is below beta, d - beta / 2 elsewhere; errors as in mse_loss."""
     check_reduction("smooth_l1_loss", reduction)
     _check_alike("smooth_l1_loss", input, target)
     if beta < 0:

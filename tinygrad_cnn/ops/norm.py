@@ -33,8 +33,7 @@ def _normalised_grads(
     dims: tuple[int, ...],
     over: tuple[int, ...],
 ) -> list[Any]:
-    """The gradients in plain ops: `dims` are normalised together, `over` share an element of weight and "
-    "bias."""
+    """The gradients in plain ops: `dims` are normalised together, `over` share an element of weight and bias."""
     centred = input - input.mean(dims, keepdim=True)
     rstd = (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
     unit = centred * rstd

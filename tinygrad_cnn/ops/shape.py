@@ -463,6 +463,8 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
     widths, more than there are dimensions, an unknown mode, or a width that the mode cannot fill.
     """
     shape = array_of("pad", input).shape
+    if not isinstance(pad, Sequence):
+        raise TypeError(f"pad expects a sequence of widths, such as (left, right, top, bottom), got {pad!r}")
     numbers = tuple(map(operator.index, pad))
     if len(numbers) % 2 or len(numbers) > 2 * len(shape):
         raise ValueError(f"pad: expected a pair for each of at most {len(shape)} dimensions, got {numbers}")

@@ -96,7 +96,7 @@ def arrays(
     steps = simplest + _integers(
         draw, shape, math.ceil(low * unit) - simplest, math.floor(high * unit) - simplest, bulk
     )
-    array = np.asarray(steps / unit, dtype) if np.dtype(dtype).kind == "f" else steps.astype(dtype)
+    array = np.asarray(steps / unit if np.dtype(dtype).kind == "f" else steps, dtype)
     return draw(layouts(array)) if layout == "any" else memory.LAYOUTS[layout](array)
 
 
