@@ -16,9 +16,9 @@ from . import naive_more as naive
 
 @st.composite
 def arrays(draw: Any) -> np.ndarray:
-    """Up to four axes, some of size 1 or 0, some long enough for several shards."""
-    sizes = st.sampled_from([0, 1, 1, 2, 3, 5, 8, 33, 64])
-    shape = draw(st.lists(sizes, max_size=4))
+    """Up to four axes, some of size 1 or 0, some long enough for several shards; or three that NumPy does not get."""
+    sizes, large = st.sampled_from([0, 1, 1, 2, 3, 5, 8, 33, 64]), st.sampled_from([12, 33, 64])
+    shape = draw(st.one_of(st.lists(sizes, max_size=4), st.tuples(large, large, large)))
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     x = rng.standard_normal(shape).astype(draw(st.sampled_from("fd")))
     return naive.laid_out(x, draw(st.sampled_from(naive.LAYOUTS)))
