@@ -66,18 +66,20 @@ def test_a_tile_sums_what_its_strides_say(kind_vectors: tuple[int, int], dtype: 
     ldc = columns + data.draw(st.integers(0, 3), "gap")
     if columns % simd.lanes(dtype) == 0 and data.draw(st.booleans(), "stream"):
         flags, ldc = flags | simd.STREAM, columns
-    plan = np.array([n1, n2, n3, *strides, ldc, flags], np.int64)
+    planes, a_plane, b_plane = (data.draw(st.integers(0, 3)) for _ in range(3))
+    plan = np.array([n1, n2, n3, *strides, ldc, flags, 0, 0, 0, planes, a_plane, b_plane, rows * ldc], np.int64)
     rng = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
     a, b, bias = (rng.standard_normal(size).astype(dtype) for size in (900, 800, columns))
-    c = memory.pool.array((rows * ldc,), np.dtype(dtype), 8 * rows * ldc)
+    c = memory.pool.array(((planes + 1) * rows * ldc,), np.dtype(dtype), 8 * (planes + 1) * rows * ldc)
     c[:] = rng.standard_normal(c.size)
-    expected = c.reshape(rows, ldc).astype(np.float64)
-    first = (bias if flags & simd.BIAS else 0) + (expected[:, :columns] if flags & simd.ADD else 0)
-    value = first + naive_tile(kind, rows, columns, plan, a, b)
-    expected[:, :columns] = np.maximum(value, 0) if flags & simd.RELU else value
+    expected = c.reshape(planes + 1, rows, ldc).astype(np.float64)
+    for i, out in enumerate(expected[:, :, :columns]):
+        value = (bias if flags & simd.BIAS else 0) + (out if flags & simd.ADD else 0)
+        value = value + naive_tile(kind, rows, columns, plan, a[i * a_plane :], b[i * b_plane :])
+        out[:] = np.maximum(value, 0) if flags & simd.RELU else value
     run(address, plan, a, b, c, bias, lanes, count)
     tolerance = 300 * np.finfo(dtype).eps
-    np.testing.assert_allclose(c.reshape(rows, ldc), expected, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(c.reshape(expected.shape), expected, rtol=tolerance, atol=tolerance)
 
 
 @settings(max_examples=50, deadline=None)

@@ -24,6 +24,9 @@ CHAINS: dict[str, Any] = {
     "all three": lambda: [nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2)],
     "convolution, ReLU": lambda: [nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()],
     "reflected convolution": lambda: [nn.Conv2d(3, 2, 3, 2, 1, padding_mode="reflect", bias=False), nn.ReLU(True)],
+    "convolution, pool": lambda: [nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2)],
+    "convolution, ReLU, pool": lambda: [nn.Conv2d(3, 4, (2, 3), padding=1, bias=False), nn.ReLU(), nn.MaxPool2d(2)],
+    "overlapping pool of a convolution": lambda: [nn.Conv2d(3, 4, 1, groups=1), nn.ReLU(True), nn.MaxPool2d(3, 2, 1)],
     "linear, ReLU": lambda: [nn.Flatten(0, 2), nn.Linear(4, 3), nn.ReLU()],
     "in place": lambda: [nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.MaxPool2d(2)],
 }
@@ -137,7 +140,9 @@ def test_what_goes_together() -> None:
     bn, relu, pool = nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2)
     assert steps(nn.Sequential(bn, relu)) == ["_WithReLU"]
     assert steps(nn.Sequential(nn.Conv2d(3, 3, 1), relu, nn.Linear(4, 4), relu)) == ["_WithReLU", "_WithReLU"]
-    assert steps(nn.Sequential(nn.Conv2d(3, 3, 1), relu, pool)) == ["Conv2d", "_WithReLU"]
+    for active in (relu, nn.ReLU(True)):
+        assert steps(nn.Sequential(nn.Conv2d(3, 3, 1), active, pool)) == ["_WithPool"]
+    assert steps(nn.Sequential(nn.Conv2d(3, 3, 1), pool, relu)) == ["_WithPool", "ReLU"]
     assert steps(nn.Sequential(nn.Conv2d(3, 3, 1), bn, relu, nn.Conv2d(3, 3, 1), bn)) == ["_WithNorm", "_WithNorm"]
     assert steps(nn.Sequential(bn, relu, pool)) == ["BatchNorm2d", "_WithReLU"]
     assert steps(nn.Sequential(bn, nn.ReLU(True), pool)) == ["_WithReLU", "MaxPool2d"]

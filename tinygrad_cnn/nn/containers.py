@@ -144,6 +144,25 @@ class _WithReLU:
             raise
 
 
+class _WithPool:
+    """A convolution and the max-pool after it, which may have a ReLU: the map between them need not be written."""
+
+    def __init__(self, conv: Any, after: Any) -> None:
+        self.conv, self.after = conv, after
+        self.relu = isinstance(after, _WithReLU)
+        self.plain = (conv, after.first, after.second) if self.relu else (conv, after)
+
+    def __call__(self, input: Any) -> Any:
+        conv, pool = self.conv, self.plain[-1]
+        if type(input) is not Tensor or pool.return_indices or not all(map(_is_plain, self.plain)):
+            return self.after(conv(input))
+        sizes = pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode
+        try:
+            return conv._forward_pooled(input, sizes, self.relu)
+        except (ValueError, TypeError, RuntimeError, IndexError):
+            return self.after(conv(input))  # the same error, from the module that it is about
+
+
 class _WithNorm:
     """A convolution and the batch norm after it, which may have a ReLU: one convolution, of weights times the scale.
 
@@ -190,12 +209,13 @@ def _is_plain(module: Any) -> bool:
 
 
 def _steps(modules: list[Any]) -> list[Any]:
-    """What is called one after the other, a convolution and its batch norm as one."""
+    """What is called one after the other, a convolution and its batch norm or its pool as one."""
     steps: list[Any] = []
     for step in _pairs(modules):
-        norm = step.first if isinstance(step, _WithReLU) else step
-        if type(norm) is BatchNorm2d and steps and type(steps[-1]) is Conv2d:
-            steps[-1] = _WithNorm(steps[-1], step)
+        owner = step.owner if isinstance(step, _WithReLU) else step
+        both = {BatchNorm2d: _WithNorm, MaxPool2d: _WithPool}.get(type(owner))
+        if both is not None and steps and type(steps[-1]) is Conv2d:
+            steps[-1] = both(steps[-1], step)
         else:
             steps.append(step)
     return steps
@@ -208,12 +228,13 @@ def _pairs(modules: list[Any]) -> list[Any]:
     at = 0
     while at < len(modules):
         kind, following, later = (*kinds[at : at + 3], None, None, None)[:3]
-        pool = kind is ReLU and following is MaxPool2d and not modules[at].inplace
+        after_conv = at > 0 and kinds[at - 1] is Conv2d
+        pool = kind is ReLU and following is MaxPool2d and (after_conv or not modules[at].inplace)
         relu = (
             kind in _WithReLU.owners
             and kind is not MaxPool2d
             and following is ReLU
-            and (later is not MaxPool2d or modules[at + 1].inplace)
+            and (later is not MaxPool2d or (modules[at + 1].inplace and kind is not Conv2d))
         )
         if pool or relu:
             steps.append(_WithReLU(modules[at], modules[at + 1]))

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..creation import empty
 from ..ops.arguments import hashable, integer, pair
-from ..ops.conv import conv2d_relu, padding_of
+from ..ops.conv import conv2d_max_pool, conv2d_relu, padding_of
 from ..tensor import Tensor
 from . import functional as F
 from . import init
@@ -136,6 +136,10 @@ class Conv2d(_Conv):
     def _forward_relu(self, input: Any) -> Any:
         return self._convolved(input, conv2d_relu)
 
+    def _forward_pooled(self, input: Any, pool: tuple[Any, ...], relu: bool) -> Any:
+        """The max-pool of the output, or of its ReLU."""
+        return self._convolved(input, conv2d_max_pool, None, None, pool, relu)
+
     def _forward_scaled(self, input: Any, scale: np.ndarray, shift: np.ndarray, relu: bool) -> Any:
         """The output times scale plus shift, one for each channel, or the ReLU of that; without gradients."""
         weight = self.weight._array
@@ -143,12 +147,12 @@ class Conv2d(_Conv):
         scaled = Tensor(weight * scale.astype(weight.dtype)[:, None, None, None])
         return self._convolved(input, conv2d_relu if relu else F.conv2d, scaled, Tensor(shift.astype(weight.dtype)))
 
-    def _convolved(self, input: Any, conv2d: Any, weight: Any = None, bias: Any = None) -> Any:
+    def _convolved(self, input: Any, conv2d: Any, weight: Any = None, bias: Any = None, *more: Any) -> Any:
         padding = self.padding
         if self.padding_mode != "zeros":
             input, padding = F.pad(input, self._pad, mode=self.padding_mode), 0
         weight, bias = (self.weight, self.bias) if weight is None else (weight, bias)
-        return conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+        return conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups, *more)
 
 
 class ConvTranspose2d(_Conv):

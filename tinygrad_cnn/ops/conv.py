@@ -20,6 +20,7 @@ from ..kernels.spec import Conv2dSpec
 from ..op import op
 from .arguments import check_floats, check_tensors, hashable, integer, pair
 from .elementwise import _relu_grad
+from .pool import Window, _max_plan, _max_pool2d_scatter
 from .shape import pad
 
 #: Pixels of a side, padding included, beyond which a size is taken for a mistake instead of being waited for.
@@ -91,6 +92,49 @@ def _conv2d_relu_grads(
     return _conv2d_grads(on(g).relu_grad(g, out), wanted, input, weight, input_shape, weight_shape, spec)
 
 
+@op(aux=("index",))
+def _conv2d_max_pool(
+    input: Any, weight: Any, bias: Any, spec: Conv2dSpec, window: Window, out_hw: tuple[int, int], relu: bool
+) -> Any:
+    """The max-pool of _conv2d, perhaps with a ReLU, and the position of each winner in its window."""
+    return on(input).conv2d_max_pool(input, weight, bias, spec, *window, out_hw, relu)
+
+
+def _unpooled(g: Any, index: Any, x: tuple[int, ...], w: tuple[int, ...], spec: Conv2dSpec, window: Window) -> Any:
+    """The gradient of what was pooled."""
+    return _max_pool2d_scatter(g, index=index, input_hw=spec.output_hw(x[2:], w[2:]), window=window)  # type: ignore[arg-type]
+
+
+_conv2d_max_pool.vjps(
+    input=lambda g, index, input_shape, weight_shape, weight, spec, window: _conv2d_input_grad(
+        _unpooled(g, index, input_shape, weight_shape, spec, window), weight, input_hw=input_shape[2:], spec=spec
+    ),
+    weight=lambda g, index, input_shape, weight_shape, input, spec, window: _conv2d_weight_grad(
+        input, _unpooled(g, index, input_shape, weight_shape, spec, window), kernel_hw=weight_shape[2:], spec=spec
+    ),
+    bias=lambda g, index, input_shape, weight_shape, spec, window: _conv2d_bias_grad(
+        _unpooled(g, index, input_shape, weight_shape, spec, window)
+    ),
+)
+
+
+@_conv2d_max_pool.kernel_vjp
+def _conv2d_max_pool_grads(
+    g: Any,
+    wanted: Any,
+    index: Any,
+    input: Any,
+    weight: Any,
+    input_shape: Any,
+    weight_shape: Any,
+    spec: Any,
+    window: Any,
+) -> Any:
+    hw = spec.output_hw(input_shape[2:], weight_shape[2:])
+    g = on(g).max_pool2d_scatter(g, index, hw, *window)
+    return _conv2d_grads(g, wanted, input, weight, input_shape, weight_shape, spec)
+
+
 _conv2d_input_grad.vjps(
     g=lambda v, weight, spec: _conv2d(v, weight, None, spec=spec),
     weight=lambda v, g, weight_shape, spec: _conv2d_weight_grad(v, g, kernel_hw=weight_shape[2:], spec=spec),
@@ -134,8 +178,32 @@ def conv2d_relu(input: Any, weight: Any, bias: Any, stride: Any, padding: Any, d
     return _convolve(_conv2d_relu, input, weight, bias, stride, padding, dilation, groups)
 
 
+def conv2d_max_pool(
+    input: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    pool: tuple[Any, ...],
+    relu: bool,
+) -> Any:
+    """max_pool2d(conv2d(...), *pool), or that of its ReLU; pool: kernel_size, stride, padding, dilation, ceil_mode."""
+    return _convolve(_conv2d_max_pool, input, weight, bias, stride, padding, dilation, groups, pool, relu)
+
+
 def _convolve(
-    convolution: Any, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int
+    convolution: Any,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    pool: tuple[Any, ...] = (),
+    relu: bool = False,
 ) -> Any:
     if not isinstance(weight, Variable):  # else the call alone takes 0.3 us
         check_tensors("conv2d", weight=weight)
@@ -149,9 +217,12 @@ def _convolve(
         hashable(dilation),
         groups,
     )
+    params: tuple[Any, ...] = (spec,)
+    if pool:
+        params = spec, *_pool_plan(input._array.shape, weight._array.shape, spec, *pool), relu
     if input._array.ndim == 3:
-        return convolution(input.unsqueeze(0), weight, bias, spec).squeeze(0)
-    return convolution(input, weight, bias, spec)
+        return convolution(input.unsqueeze(0), weight, bias, *params).squeeze(0)
+    return convolution(input, weight, bias, *params)
 
 
 def conv_transpose2d(
@@ -229,6 +300,12 @@ def _conv_spec(
     top, bottom, left, right = spec.padding
     _check_sides(name, "a padded input", (x[-2] + top + bottom, x[-1] + left + right))
     return spec
+
+
+@lru_cache(4096, typed=True)
+def _pool_plan(x: tuple[int, ...], w: tuple[int, ...], spec: Conv2dSpec, *pool: Any) -> tuple[Window, tuple[int, int]]:
+    """The windows and the output size of a max-pool after a convolution, or an error."""
+    return _max_plan((w[0], *spec.output_hw(x[-2:], w[2:])), *pool)  # type: ignore[arg-type]
 
 
 def _check_sides(name: str, what: str, sides: tuple[int, ...]) -> None:

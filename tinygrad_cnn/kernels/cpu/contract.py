@@ -16,7 +16,7 @@ import numpy as np
 from .. import launch, threads_for
 from ..compile import inner, jit
 from . import memory, simd
-from .simd import A_MORE, AR, B_MORE, FLAGS, LDC, MORE, N1, TILE_ARGS, call_tile
+from .simd import A_MORE, AR, B_MORE, FLAGS, LDC, MORE, N1, PLANES, TILE_ARGS, call_tile
 
 #: Whether the kernels can run; else the reference does.
 ENABLED = not numba.config.DISABLE_JIT
@@ -137,7 +137,7 @@ def in_sums(tile: list[int], sums: int, a_step: int, b_step: int, last_n1: int =
 
     The error of a float32 sum grows with its length; each of shorter ones costs a load and a store of the output.
     """
-    first = [*tile[:MORE], sums - 1, a_step, b_step]
+    first = [*tile[:MORE], sums - 1, a_step, b_step, *tile[PLANES:]]
     further, last = list(tile), list(tile)
     further[FLAGS], last[FLAGS] = simd.ADD, simd.ADD | tile[FLAGS] & simd.RELU
     last[N1] = last_n1 or tile[N1]

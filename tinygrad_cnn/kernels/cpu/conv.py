@@ -28,6 +28,7 @@ from .contract import COLUMN, PANEL, tile_panel
 from .conv_shared import BAND_BYTES, HWIO, NCHW, NHWC, OIHW, TASKS, copy_row, layout, longer_rows
 from .conv_weights import weight_grad
 from .matmul import column_sums
+from .pool import max_pool2d
 from .simd import A1, A2, AK, AR, B1, B2, BK, FLAGS, LDC, N1, N2, N3, TILE_ARGS, clear, drain, transpose
 
 
@@ -38,7 +39,7 @@ def conv2d(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Conv2dSp
         return layout(reference.relu(y) if relu else y, NHWC).transpose(NCHW)
     work, shape = _forward(x.dtype.char, x.shape, w.shape, bias is not None, spec, relu)
     y = memory.empty(shape, x.dtype)
-    plan = _tiles(x.dtype.char, x.shape, w.shape, spec, bias is not None, relu, False)
+    plan = _tiles(x.dtype.char, x.shape, w.shape, spec, relu, False)
     if plan is not None and conv_winograd.convolve(plan, layout(x, NHWC), layout(w, HWIO), y, bias):
         return y.transpose(NCHW)
     if work is not None:
@@ -46,6 +47,28 @@ def conv2d(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Conv2dSp
     elif y.size:  # no channels: sums of nothing
         y[...] = 0 if bias is None else reference.relu(bias) if relu else bias
     return y.transpose(NCHW)
+
+
+def conv2d_max_pool(
+    x: np.ndarray,
+    w: np.ndarray,
+    bias: np.ndarray | None,
+    spec: Conv2dSpec,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    out_hw: tuple[int, int],
+    relu: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """max_pool2d of conv2d; where tiles of 2 x 2 outputs are the windows, the map between them is never written."""
+    plan = _pool_tiles(x.dtype.char, x.shape, w.shape, spec, (kernel, stride, padding, dilation), out_hw, relu)
+    if plan is not None:
+        shape = (x.shape[0], *out_hw, w.shape[0])
+        y, winner = memory.empty(shape, x.dtype), memory.empty(shape, np.uint8)
+        if conv_winograd.convolve(plan, layout(x, NHWC), layout(w, HWIO), y, bias, winner):
+            return y.transpose(NCHW), winner.transpose(NCHW)
+    return max_pool2d(conv2d(x, w, bias, spec), kernel, stride, padding, dilation, out_hw, relu)
 
 
 def conv2d_input_grad(g: np.ndarray, w: np.ndarray, input_hw: tuple[int, int], spec: Conv2dSpec) -> np.ndarray:
@@ -73,7 +96,7 @@ def conv2d_weight_grad(x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int],
         return layout(reference.conv2d_weight_grad(x, g, kernel_hw, spec), HWIO).transpose(OIHW)
     x, g = layout(x, NHWC), layout(g, NHWC)
     (n, h, w, c), o = x.shape, g.shape[3]
-    plan = _tiles(x.dtype.char, (n, c, h, w), (o, c // spec.groups, *kernel_hw), spec, False, False, True)
+    plan = _tiles(x.dtype.char, (n, c, h, w), (o, c // spec.groups, *kernel_hw), spec, False, True)
     found = None if plan is None else conv_winograd.weight_grad(plan, x, g, kernel_hw)
     return (weight_grad(x, g, kernel_hw, spec) if found is None else found).transpose(OIHW)
 
@@ -299,16 +322,36 @@ def _tiles(
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
     spec: Conv2dSpec,
-    biased: bool,
     relu: bool,
     sums: bool,
+    pool: bool = False,
 ) -> conv_winograd.Plan | None:
-    """The plan of the forward convolution, or with `sums` of the weight gradient, by tiles; None where direct wins."""
+    """The plan of the forward convolution (and a 2 x 2 max-pool), or with `sums` of the weight gradient, by tiles.
+
+    None where direct wins.
+    """
     (n, c, h, w), (o, _, kh, kw) = x_shape, w_shape
     if spec.stride != (1, 1) or spec.dilation != (1, 1) or spec.groups != 1 or 0 in x_shape or o == 0:
         return None
     out_hw, origin = spec.output_hw((h, w), (kh, kw)), (-spec.padding[0], -spec.padding[2])
-    return conv_winograd.find(char, (n, h, w, c), o, (kh, kw), out_hw, origin, biased, relu, sums)
+    return conv_winograd.find(char, (n, h, w, c), o, (kh, kw), out_hw, origin, relu, sums, pool)
+
+
+@lru_cache(4096)
+def _pool_tiles(
+    char: str,
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    spec: Conv2dSpec,
+    window: tuple[tuple[int, int], ...],
+    out_hw: tuple[int, int],
+    relu: bool,
+) -> conv_winograd.Plan | None:
+    """The plan of a convolution and its max-pool by tiles, where they are the pool's windows."""
+    p, q = spec.output_hw((x_shape[2], x_shape[3]), (w_shape[2], w_shape[3]))
+    if window != ((2, 2), (2, 2), (0, 0), (1, 1)) or out_hw != (p // 2, q // 2):
+        return None
+    return _tiles(char, x_shape, w_shape, spec, relu, False, True) if contract.ENABLED and char in "fd" else None
 
 
 @lru_cache(4096)
@@ -320,7 +363,7 @@ def _tiles_of_input_grad(
     if spec.stride != (1, 1) or spec.dilation != (1, 1) or spec.groups != 1 or 0 in g_shape or 0 in (c, *input_hw):
         return None
     origin = (spec.padding[0] - kh + 1, spec.padding[2] - kw + 1)
-    return conv_winograd.find(char, (n, p, q, o), c, (kh, kw), input_hw, origin, False, False, False)
+    return conv_winograd.find(char, (n, p, q, o), c, (kh, kw), input_hw, origin, False, False)
 
 
 class _InputGrad(NamedTuple):

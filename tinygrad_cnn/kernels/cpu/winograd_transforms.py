@@ -1,0 +1,248 @@
+"""The transforms of Winograd's convolutions, on vectors of neighbouring channels of a run of tiles.
+
+As LLVM IR with hand-made addresses: out of Numba's loops LLVM makes a counter for each of the 32 places of a tile, more
+than there are registers. A tile of 16 channels takes 17 cycles to its planes, and 16 back to pixels, as long as a
+run stays in the L1 cache; in the L2 cache it is twice that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from . import simd
+from .simd import BYTE, INT32, INT64, POINTER
+
+#: The three matrices, and transposes of two of them: rows of (column, coefficient).
+_INPUT = (((0, 1), (2, -1)), ((1, 1), (2, 1)), ((2, 1), (1, -1)), ((1, 1), (3, -1)))  # B'
+_OUTPUT = (((0, 1), (1, 1), (2, 1)), ((1, 1), (2, -1), (3, -1)))  # A'
+_GRAD = (((0, 1),), ((0, 1), (1, 1)), ((0, 1), (1, -1)), ((1, -1),))  # A
+_KERNEL = (((0, 1),), ((0, 0.5), (1, 0.5), (2, 0.5)), ((0, 0.5), (1, -0.5), (2, 0.5)), ((2, 1),))  # G
+_KERNEL_GRAD = (((0, 1), (1, 0.5), (2, 0.5)), ((1, 0.5), (2, -0.5)), ((1, 0.5), (2, 0.5), (3, 1)))  # G'
+
+
+class _Vectors:
+    """What the code generators below share; `kind` is the array that says the dtype."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, values: Any, kind: Any) -> None:
+        self.context, self.builder, self.kinds, self.values = context, builder, signature.args, values
+        self.scalar = context.get_data_type(kind.dtype)
+        self.size = context.get_abi_sizeof(self.scalar)
+        self.lanes = simd.host().vector_bytes // self.size
+        self.vector = ir.VectorType(self.scalar, self.lanes)
+        self.zero = self.vector([0.0] * self.lanes)
+
+    def pointer(self, k: int, *offsets: Any) -> Any:
+        """Argument k, an array, from the sum of these offsets on; LLVM is not to know that it moves with a loop."""
+        at = offsets[0]
+        for offset in offsets[1:]:
+            at = self.builder.add(at, offset)
+        kind = self.kinds[k]
+        data = self.context.make_array(kind)(self.context, self.builder, self.values[k]).data
+        return self.opaque(self.builder.gep(data, [at], source_etype=self.context.get_data_type(kind.dtype)))
+
+    def opaque(self, pointer: Any) -> Any:
+        return self.builder.asm(ir.FunctionType(POINTER, [POINTER]), "", "=r,0", [pointer], False)
+
+    def steps(self, stride: Any) -> list[Any]:
+        """0, 1, 2 and 3 times a stride, in bytes."""
+        one = self.builder.mul(stride, INT64(self.size))
+        return [INT64(0), one, self.builder.mul(one, INT64(2)), self.builder.mul(one, INT64(3))]
+
+    def past(self, pointer: Any, distance: Any) -> Any:
+        return self.builder.gep(pointer, [distance], source_etype=BYTE)
+
+    def square(self, start: Any, rows: list[Any], columns: list[Any], size: int) -> list[list[Any]]:
+        """The vectors at start + rows[i] + columns[j]."""
+        bases = [self.opaque(self.past(start, columns[j])) for j in range(size)]
+        return [
+            [self.builder.load(self.past(base, rows[i]), typ=self.vector, align=self.size) for base in bases]
+            for i in range(size)
+        ]
+
+    def store(self, value: Any, pointer: Any) -> None:
+        self.builder.store(value, self.builder.bitcast(pointer, value.type.as_pointer()), align=self.size)
+
+    def transform(self, matrix: Any, grid: list[list[Any]]) -> list[list[Any]]:
+        """M s M'."""
+        columns = [[self.combine(line, list(column)) for line in matrix] for column in zip(*grid, strict=True)]
+        return [[self.combine(line, [c[i] for c in columns]) for line in matrix] for i in range(len(matrix))]
+
+    def combine(self, line: Any, values: list[Any]) -> Any:
+        builder, total = self.builder, None
+        for column, factor in line:
+            value = values[column]
+            if abs(factor) != 1:
+                value = builder.fmul(value, value.type([abs(factor)] * self.lanes))
+            if total is None:
+                total = value if factor > 0 else builder.fneg(value)
+            else:
+                total = builder.fadd(total, value) if factor > 0 else builder.fsub(total, value)
+        return total
+
+    def splat(self, value: Any) -> Any:
+        one = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), value, INT32(0))
+        return self.builder.shuffle_vector(one, one, ir.VectorType(INT32, self.lanes)([0] * self.lanes))
+
+
+def _transform(matrix: Any) -> Any:
+    """The intrinsic that computes M s M' for a matrix M of a few constants, `count` times on `vectors` neighbours.
+
+    s is read at `at + i * row + j * column`, the result written at `to + i * target_row + j * target_column`; from one
+    to the next both move on by `step` and `target_step`.
+    """
+    size = 1 + max(column for line in matrix for column, _ in line)
+
+    def typing(
+        typing_context: Any,
+        source: Any,
+        at: Any,
+        row: Any,
+        column: Any,
+        step: Any,
+        target: Any,
+        to: Any,
+        target_row: Any,
+        target_column: Any,
+        target_step: Any,
+        count: Any,
+        vectors: Any,
+    ) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            on = _Vectors(context, builder, signature, values, source)
+            _, at, row, column, step, _, to, target_row, target_column, target_step, count, vectors = values
+            rows, columns = on.steps(row), on.steps(column)
+            target_rows, target_columns = on.steps(target_row), on.steps(target_column)
+            with cgutils.for_range(builder, count) as tile, cgutils.for_range(builder, vectors) as v:
+                lane = builder.mul(v.index, INT64(on.lanes))
+                start = on.pointer(0, at, builder.mul(tile.index, step), lane)
+                out = on.transform(matrix, on.square(start, rows, columns, size))
+                start = on.pointer(5, to, builder.mul(tile.index, target_step), lane)
+                for i, line in enumerate(out):
+                    base = on.opaque(on.past(start, target_rows[i]))
+                    for j, value in enumerate(line):
+                        on.store(value, on.past(base, target_columns[j]))
+            return context.get_dummy_value()
+
+        return types.none(source, *[types.int64] * 4, target, *[types.int64] * 6), codegen
+
+    return intrinsic(typing)
+
+
+class _Outputs(_Vectors):
+    """What the two ends of a convolution share: the pixels of a run of tiles, and whether all of them were finite."""
+
+    def run(self, at: Any, row: Any, column: Any, count: Any, vectors: Any, finish: Any) -> Any:
+        """finish(the 2 x 2 pixels, the tile, the first channel) for each; whether no pixel was infinite or NaN.
+
+        Argument 4 is the bias. It is added to plane (1, 1), which goes into all four pixels.
+        """
+        builder = self.builder
+        rows, columns, channels = self.steps(row), self.steps(column), builder.mul(vectors, INT64(self.lanes))
+        total = cgutils.alloca_once_value(builder, self.zero)
+        with cgutils.for_range(builder, count) as tile, cgutils.for_range(builder, vectors) as v:
+            lane = builder.mul(v.index, INT64(self.lanes))
+            start = self.pointer(0, at, builder.mul(tile.index, channels), lane)
+            planes = self.square(start, rows, columns, 4)
+            bias = self.builder.load(self.pointer(4, lane), typ=self.vector, align=self.size)
+            planes[1][1] = builder.fadd(planes[1][1], bias)
+            out = self.transform(_OUTPUT, planes)
+            (a, b), (c, d) = out
+            pixels = builder.fadd(builder.fadd(a, b), builder.fadd(c, d))  # an overflow costs time only
+            builder.store(builder.fadd(builder.load(total), builder.fmul(pixels, self.zero)), total)  # 0, or NaN
+            finish(out, builder.mul(tile.index, channels), lane)
+        odd = builder.bitcast(builder.fcmp_unordered("uno", builder.load(total), self.zero), ir.IntType(self.lanes))
+        return builder.icmp_unsigned("==", odd, ir.IntType(self.lanes)(0))
+
+    def floor(self, relu: Any) -> Any:
+        """What pixels are not to be below: 0 for a ReLU, else NaN, which is never the larger one."""
+        least = (self.scalar(0.0), self.scalar(float("nan")))
+        return self.splat(self.builder.select(self.builder.icmp_signed("!=", relu, INT64(0)), *least))
+
+
+def _output_typing(
+    typing_context: Any,
+    source: Any,
+    at: Any,
+    row: Any,
+    column: Any,
+    bias: Any,
+    y: Any,
+    to: Any,
+    down: Any,
+    across: Any,
+    count: Any,
+    vectors: Any,
+    relu: Any,
+) -> Any:
+    """Whether the outputs of a run of tiles are finite; they are written, or their ReLU.
+
+    A step down or across of 0 leaves the first row or column where the second would be outside of the image.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        on = _Outputs(context, builder, signature, values, source)
+        _, at, row, column, _, _, to, down, across, count, vectors, relu = values
+        down, across, floor = on.steps(down), on.steps(across), on.floor(relu)
+
+        def finish(out: Any, tile: Any, lane: Any) -> None:
+            start = on.pointer(5, to, builder.mul(tile, INT64(2)), lane)
+            for i, j in ((1, 1), (1, 0), (0, 1), (0, 0)):
+                value = builder.select(builder.fcmp_ordered("<=", out[i][j], floor), floor, out[i][j])
+                on.store(value, on.past(on.past(start, down[i]), across[j]))
+
+        return on.run(at, row, column, count, vectors, finish)
+
+    return types.boolean(source, *[types.int64] * 3, bias, y, *[types.int64] * 6), codegen
+
+
+def _pooled_typing(
+    typing_context: Any,
+    source: Any,
+    at: Any,
+    row: Any,
+    column: Any,
+    bias: Any,
+    y: Any,
+    winner: Any,
+    to: Any,
+    count: Any,
+    vectors: Any,
+    relu: Any,
+) -> Any:
+    """The same, but what is written is the largest of the 2 x 2 outputs, the first of equals, and its number.
+
+    With a ReLU, where none is above 0, that is 0 and the number 4.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        on = _Outputs(context, builder, signature, values, source)
+        _, at, row, column, _, _, _, to, count, vectors, relu = values
+        floor, numbers = on.floor(relu), ir.VectorType(BYTE, on.lanes)
+
+        def finish(out: Any, tile: Any, lane: Any) -> None:
+            best, place = out[0][0], numbers([0] * on.lanes)
+            for tap in (1, 2, 3):
+                better = builder.fcmp_ordered(">", out[tap // 2][tap % 2], best)
+                best = builder.select(better, out[tap // 2][tap % 2], best)
+                place = builder.select(better, numbers([tap] * on.lanes), place)
+            below = builder.fcmp_ordered("<=", best, floor)
+            on.store(builder.select(below, floor, best), on.pointer(5, to, tile, lane))
+            place = builder.select(below, numbers([4] * on.lanes), place)
+            to_winner = builder.bitcast(on.pointer(6, to, tile, lane), numbers.as_pointer())
+            builder.store(place, to_winner, align=1)
+
+        return on.run(at, row, column, count, vectors, finish)
+
+    return types.boolean(source, *[types.int64] * 3, bias, y, winner, *[types.int64] * 4), codegen
+
+
+if not numba.config.DISABLE_JIT:
+    input_planes, grad_planes = _transform(_INPUT), _transform(_GRAD)
+    kernel_planes, kernel_sums = _transform(_KERNEL), _transform(_KERNEL_GRAD)
+    output_pixels, pooled_pixels = intrinsic(_output_typing), intrinsic(_pooled_typing)
