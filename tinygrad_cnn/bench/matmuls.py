@@ -1,4 +1,7 @@
-"""Matrix products against NumPy's OpenBLAS: square ones, and those of linear layers."""
+"""Matrix products against NumPy's OpenBLAS: square ones, and those of linear layers.
+
+A layer's forward is x @ w.T + bias, and its backward the gradients of all three, which is how training calls them.
+"""
 
 from __future__ import annotations
 
@@ -34,27 +37,19 @@ LAYERS = [
 class Product(NamedTuple):
     part: str
     name: str
-    a: tuple[int, int]
-    b: tuple[int, int]
-    transposed: str
-
-    @property
-    def flops(self) -> int:
-        return 2 * self.a[0] * self.a[1] * self.b[1]
-
-    @property
-    def case(self) -> dict[str, Any]:
-        return {"kind": "matmul", "a": self.a, "b": self.b, "transposed": self.transposed}
+    flops: int
+    case: dict[str, Any]
 
 
 def products() -> Iterator[Product]:
     for n in SIZES:
         for name, transposed in TRANSPOSED.items():
-            yield Product("matmul", f"{n}x{n} {name}", (n, n), (n, n), transposed)
+            case = {"kind": "matmul", "n": n, "transposed": transposed}
+            yield Product("matmul", f"{n}x{n} {name}", 2 * n**3, case)
     for i, o, n in LAYERS:
-        yield Product("linear", f"{n}x{i}->{o} forward", (n, i), (i, o), "b")
-        yield Product("linear", f"{n}x{i}->{o} input gradient", (n, o), (o, i), "")
-        yield Product("linear", f"{n}x{i}->{o} weight gradient", (o, n), (n, i), "a")
+        case = {"kind": "linear", "i": i, "o": o, "n": n}
+        yield Product("linear", f"{n}x{i}->{o} forward", 2 * n * i * o, case | {"backward": False})
+        yield Product("linear", f"{n}x{i}->{o} backward", 4 * n * i * o, case | {"backward": True})
 
 
 def measure(options: Options) -> Iterator[Row]:

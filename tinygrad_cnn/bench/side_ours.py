@@ -15,7 +15,7 @@ from ..kernels import cpu
 from ..kernels.cpu import contract, simd
 from ..kernels.spec import Conv2dSpec
 from .nets import NETS, SHAPES, inference, step
-from .side_numpy import matrices
+from .side_numpy import layer, matrices
 
 Work = Callable[[], Any]
 
@@ -67,6 +67,13 @@ def conv(case: dict[str, Any], mode: str) -> Work:
 def matmul(case: dict[str, Any], mode: str) -> Work:
     a, b = matrices(case)
     return lambda: cpu.matmul(a, b)
+
+
+def linear(case: dict[str, Any], mode: str) -> Work:
+    x, w, bias, g = layer(case)
+    if case["backward"]:
+        return lambda: cpu.linear_grads(g, x, w, (True, True, True))
+    return lambda: cpu.linear(x, w, bias)
 
 
 def fma(case: dict[str, Any], mode: str) -> Work:
