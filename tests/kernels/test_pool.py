@@ -66,8 +66,12 @@ NO_CELL = [  # windows with nothing but padding in them: by row, and by column
     Case((1, 3, 4, 2), ((1, 2), (1, 1), (0, 1), (1, 3)), (4, 1), "f", "C", False, 0),
 ]
 
+#: The first tap inside the image is the second: padding and dilation of 2.
+FAR = Case((1, 3, 9, 9), ((4, 4), (1, 1), (2, 2), (2, 2)), (7, 7), "f", "C", False, 0)
+
 
 @given(cases())
+@example(FAR)
 @example(NO_CELL[0])
 @example(NO_CELL[1])
 def test_max_pool_gives_maxima_and_their_places(case: Case) -> None:
