@@ -100,7 +100,7 @@ def max_rows(vectors: int, kind: int = OUTER) -> int:
     spare = 1 if host().registers == 32 else {OUTER: 2, LANEWISE: 4}.get(kind, 3)
     spare += vectors - 1 if is_lanewise(kind) and taps(kind) > 1 else 0
     rows = (host().registers - spare - taps(kind) * vectors) // vectors
-    return min(rows, 14 if taps(kind) == 1 else 16)
+    return min(rows, 14 if kind == LANEWISE else 16)
 
 
 def max_vectors(kind: int = OUTER) -> int:
