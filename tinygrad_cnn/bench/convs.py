@@ -30,14 +30,15 @@ class Shape(NamedTuple):
     stride: int = 1
     groups: int = 1
     padding: int = -1
+    dilation: int = 1
 
     @property
     def pad(self) -> int:
-        return self.k // 2 if self.padding < 0 else self.padding
+        return self.dilation * (self.k // 2) if self.padding < 0 else self.padding
 
     @property
     def out(self) -> int:
-        return (self.h + 2 * self.pad - self.k) // self.stride + 1
+        return (self.h + 2 * self.pad - self.dilation * (self.k - 1) - 1) // self.stride + 1
 
     @property
     def flops(self) -> int:
@@ -46,7 +47,7 @@ class Shape(NamedTuple):
     def __str__(self) -> str:
         text = f"{self.n}x{self.h}x{self.h}x{self.c}->{self.o} {self.k}x{self.k}"
         text += f" stride {self.stride}" * (self.stride > 1) + f" groups {self.groups}" * (self.groups > 1)
-        return text + f" padding {self.pad}" * (self.padding >= 0)
+        return text + f" padding {self.pad}" * (self.padding >= 0) + f" dilation {self.dilation}" * (self.dilation > 1)
 
 
 #: The sizes of the project's goal: at least 80 % of the peak in the median, none under 55 %.
@@ -81,7 +82,10 @@ AWKWARD = [
     Shape(64, 32, 32, 32, 3, groups=32),
     Shape(64, 64, 32, 64, 3, stride=2, groups=64),
     Shape(64, 128, 16, 128, 3, groups=128),
+    Shape(64, 128, 16, 128, 3, stride=2, groups=128),
     Shape(64, 32, 16, 32, 5, groups=32),
+    Shape(64, 32, 16, 32, 3, dilation=2),
+    Shape(64, 16, 32, 40, 3, dilation=3),
 ]
 GROUPS = {"convs": COMMON, "convs, C != O": UNEQUAL, "first layers": FIRST, "awkward convs": AWKWARD}
 QUICK = {"convs": COMMON[:1], "first layers": FIRST[:1]}

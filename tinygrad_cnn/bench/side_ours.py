@@ -50,7 +50,7 @@ def conv(case: dict[str, Any], mode: str) -> Work:
     """One pass of a convolution, on channels-last arrays."""
     n, c, h, o, k, groups = (case[key] for key in ("n", "c", "h", "o", "k", "groups"))
     rng = np.random.default_rng(0)
-    spec = Conv2dSpec((case["stride"],) * 2, (case["padding"],) * 4, (1, 1), groups)
+    spec = Conv2dSpec((case["stride"],) * 2, (case["padding"],) * 4, (case["dilation"],) * 2, groups)
     p, q = spec.output_hw((h, h), (k, k))
     x = rng.standard_normal((n, h, h, c), np.float32).transpose(0, 3, 1, 2)
     w = rng.standard_normal((k, k, c // groups, o), np.float32).transpose(3, 2, 0, 1)

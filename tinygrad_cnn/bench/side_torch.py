@@ -47,18 +47,18 @@ def release() -> None:
 def conv(case: dict[str, Any], mode: str) -> Work:
     """One pass of a convolution."""
     n, c, h, o, k, groups = (case[key] for key in ("n", "c", "h", "o", "k", "groups"))
-    stride, padding = [case["stride"]] * 2, [case["padding"]] * 2
+    stride, padding, dilation = ([case[key]] * 2 for key in ("stride", "padding", "dilation"))
     x, w = (_in_memory(torch.randn(shape), mode) for shape in [(n, c, h, h), (o, c // groups, k, k)])
     bias = torch.zeros(o)
-    y = torch.conv2d(x, w, bias, stride, padding, 1, groups)
+    y = torch.conv2d(x, w, bias, stride, padding, dilation, groups)
     g = _in_memory(torch.randn(y.shape), mode)
 
     def gradient(mask: list[bool]) -> Any:
-        rest = (None, stride, padding, [1, 1], False, [0, 0], groups, mask)
+        rest = (None, stride, padding, dilation, False, [0, 0], groups, mask)
         return torch.ops.aten.convolution_backward(g, x, w, *rest)
 
     passes = {
-        "forward": lambda: torch.conv2d(x, w, bias, stride, padding, 1, groups),
+        "forward": lambda: torch.conv2d(x, w, bias, stride, padding, dilation, groups),
         "input gradient": lambda: gradient([True, False, False]),
         "weight gradient": lambda: gradient([False, True, False]),
     }
