@@ -91,6 +91,7 @@ FILES = {
     "kernels/cpu/strips.py": ("norm",),
     "kernels/cpu/simd.py": ("matmul", "conv"),
     "kernels/cpu/conv*.py": ("conv",),
+    "kernels/cpu/winograd*.py": ("conv",),
     "kernels/cpu/random.py": ("dropout",),
     "kernels/cpu/*.py": ("{stem}",),
 }

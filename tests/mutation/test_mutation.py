@@ -42,5 +42,5 @@ def test_a_bug_is_noticed_and_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_machine_code_of_what_a_bug_may_reach_is_not_used_again() -> None:
     of_pools, of_tiles = (score._reached(PACKAGE / "kernels", stem) for stem in ("pool", "simd"))
-    assert of_pools == {"pool"}
+    assert "pool" in of_pools and "reduce" not in of_pools
     assert {"simd", "contract", "matmul", "conv", "conv_weights", "memory"} <= of_tiles
