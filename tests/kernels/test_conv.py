@@ -111,6 +111,7 @@ def test_all_three_agree_with_the_float64_reference(case: Case, layout: str, bia
         Case(9, 6, (14, 13), 16, (5, 3), Conv2dSpec((2, 1), (1, 2, 0, 3), (2, 1)), "f", 2),  # spread, rows far apart
         Case(2, 40, (40, 41), 40, (3, 3), Conv2dSpec(padding=(1, 1, 1, 1)), "f", 3),  # an image in bands
         Case(37, 16, (8, 8), 32, (3, 3), Conv2dSpec(padding=(1, 1, 1, 1)), "f", 4),  # blocks of images, one short
+        Case(38, 12, (8, 8), 20, (3, 3), Conv2dSpec(padding=(1, 1, 1, 1)), "f", 9),  # and one of two, without Winograd
         Case(3, 48, (17, 17), 48, (3, 5), Conv2dSpec(padding=(1, 1, 2, 2), groups=48), "f", 5),
         Case(2, 100, (12, 12), 24, (1, 1), Conv2dSpec(), "f", 6),
         Case(1, 90, (3, 900), 70, (1, 1), Conv2dSpec(), "f", 7),  # a row larger than a block
