@@ -73,7 +73,7 @@ def test_gradcheck_runs_gradient_tests_alone(pytester: pytest.Pytester) -> None:
     full.stdout.fnmatch_lines(["*counts {'decorated': 0, 'marked': 1000}"])
 
 
-def test_the_profiles(pytester: pytest.Pytester) -> None:
+def test_the_profiles() -> None:
     profiles = {name: settings.get_profile(name) for name in ("dev", "ci", "nightly")}
     assert [p.max_examples for p in profiles.values()] == [25, 100, 1000]
     assert all(p.deadline is None for p in profiles.values())
