@@ -21,11 +21,7 @@ HWIO, OIHW = (2, 3, 1, 0), (3, 2, 0, 1)
 def layout(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """The C-contiguous array with these axes: x's own memory where it lies so, else a copy."""
     x = x.transpose(axes)
-    if x.flags.c_contiguous:
-        return x
-    out = memory.empty(x.shape, x.dtype)
-    np.copyto(out, x)
-    return out
+    return x if x.flags.c_contiguous else memory.copy(x)
 
 
 def longer_rows(h: int, w: int) -> tuple[int, int]:

@@ -190,17 +190,14 @@ def copy(x: np.ndarray) -> np.ndarray:
 
 
 def _swapped(x: np.ndarray) -> np.ndarray | None:
-    """The C-contiguous (images, rows, columns) that x shows as (images, columns, rows), two axes in one; or None.
-
-    None as well for less than 32 rows or columns, where squares of 16 leave too much to the scalar edges.
-    """
+    """The C-contiguous (images, rows, columns) that x shows as (images, columns, rows), two axes in one; or None."""
     if x.ndim == 4:
         for order in (CHANNELS_LAST, CHANNELS_FIRST):
             base = x.transpose(order)
             if base.flags.carray:
                 n, a, b, c = base.shape
                 rows, columns = (a * b, c) if order == CHANNELS_LAST else (a, b * c)
-                return base.reshape(n, rows, columns) if min(rows, columns) >= 32 else None
+                return base.reshape(n, rows, columns)
     return None
 
 

@@ -559,13 +559,15 @@ def _transpose_square(
 
 @inner
 def transpose(rows, columns, source, source_at, source_row, target, target_at, target_row, lanes):  # type: ignore[no-untyped-def]
-    """target[c, r] = source[r, c] between 1-D arrays, in squares of `lanes` x `lanes`."""
-    for r in range(0, rows, lanes):
-        for c in range(0, columns, lanes):
+    """target[c, r] = source[r, c] between 1-D arrays, in squares of `lanes` x `lanes`; what is left, one by one."""
+    down, across = rows - rows % lanes, columns - columns % lanes
+    for r in range(0, down, lanes):
+        for c in range(0, across, lanes):
             at, to = source_at + r * source_row + c, target_at + c * target_row + r
-            if r + lanes <= rows and c + lanes <= columns:
-                _transpose_square(source, at, source_row, target, to, target_row)
-            else:
-                for j in range(min(lanes, columns - c)):
-                    for i in range(min(lanes, rows - r)):
-                        target[to + j * target_row + i] = source[at + i * source_row + j]
+            _transpose_square(source, at, source_row, target, to, target_row)
+    for r in range(down, rows):
+        for c in range(across):
+            target[target_at + c * target_row + r] = source[source_at + r * source_row + c]
+    for c in range(across, columns):
+        for r in range(rows):
+            target[target_at + c * target_row + r] = source[source_at + r * source_row + c]
