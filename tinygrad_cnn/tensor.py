@@ -103,6 +103,7 @@ class Tensor(Variable, result=True):
             raise ValueError(f"cannot set data of {value.shape} {value.dtype} on a tensor of {self.shape} {self.dtype}")
         self._array = value._array
         self._version.n += 1
+        self._version.exposed = value._version.exposed = True
 
     @property
     def grad(self) -> Tensor | None:

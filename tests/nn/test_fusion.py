@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,60 @@ def test_a_convolution_takes_the_batch_norm_in_where_nothing_is_recorded(
         net.train()
         net(x)
     assert net[1].num_batches_tracked.item() == 1
+
+
+CHANGES: dict[str, Callable[[Any, Any], object]] = {
+    "nothing": lambda conv, norm: None,
+    "in place": lambda conv, norm: conv.weight.mul_(2.0),
+    "conv bias": lambda conv, norm: conv.bias.add_(1.0),
+    "scale": lambda conv, norm: norm.weight.fill_(3.0),
+    "shift": lambda conv, norm: norm.bias.fill_(3.0),
+    "mean": lambda conv, norm: norm.running_mean.fill_(0.5),
+    "variance": lambda conv, norm: norm.running_var.fill_(0.5),
+    "eps": lambda conv, norm: setattr(norm, "eps", 1.0),
+    "a view": lambda conv, norm: conv.weight[0].fill_(1.0),
+    "detached": lambda conv, norm: conv.weight.detach().fill_(1.0),
+    "data": lambda conv, norm: setattr(conv.weight, "data", tg.ones(*conv.weight.shape)),
+    "another parameter": lambda conv, norm: setattr(conv, "weight", nn.Parameter(tg.ones(*conv.weight.shape))),
+    "no bias": lambda conv, norm: setattr(conv, "bias", None),
+    "loaded": lambda conv, norm: conv.load_state_dict(nn.Conv2d(2, 3, 3).state_dict()),
+}
+
+
+@given(st.lists(st.sampled_from(list(CHANGES)), max_size=3), st.integers(0, 99), st.booleans(), st.booleans())
+def test_the_scaled_weights_follow_every_change(names: list[str], seed: int, shares: bool, trains: bool) -> None:
+    """They are kept from call to call, and made anew when anything changed, seen by the version counters or not."""
+    conv, norm = modules = [nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)]
+    drawn(modules, seed)
+    net = nn.Sequential(*modules).eval()
+    x = tg.randn(4, 2, 6, 6)
+    shared = conv.weight.detach().numpy() if shares else None
+    with tg.no_grad():
+        net(x)
+        for name in names:
+            if conv.bias is not None or "bias" not in name:
+                CHANGES[name](conv, norm)
+            if shared is not None:
+                shared[...] += 1
+            if trains:
+                net.train()(x)
+                net.eval()
+            np.testing.assert_allclose(net(x).numpy(), apart(modules, x).numpy(), rtol=1e-4, atol=1e-5)
+            kept = net._steps[0]._kept[1][0]
+            net(x)
+            exposed = any(part._version.exposed for part in [*net.parameters(), *net.buffers()])
+            assert (net._steps[0]._kept[1][0] is kept) is not exposed
+
+
+def test_weights_given_by_another_tensor_follow_it() -> None:
+    """`p.data = other` shares memory that `other` writes to without p's version."""
+    modules = [nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)]
+    net, x, other = nn.Sequential(*modules).eval(), tg.randn(4, 2, 6, 6), tg.ones(3, 2, 3, 3)
+    modules[0].weight.data = other
+    with tg.no_grad():
+        net(x)
+        other.fill_(2.0)
+        np.testing.assert_allclose(net(x).numpy(), apart(modules, x).numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_what_goes_together() -> None:

@@ -166,8 +166,11 @@ class _WithPool:
 class _WithNorm:
     """A convolution and the batch norm after it, which may have a ReLU: one convolution, of weights times the scale.
 
-    Only where no graph is recorded and the statistics are fixed. Sums are rounded in another order than apart.
+    Only where no graph is recorded and the statistics are fixed. Sums are rounded in another order than apart. The
+    scaled weights are kept for the next call, unless somebody could write to what they are made of unseen.
     """
+
+    _kept: tuple[list[Any], tuple[Tensor, Tensor]] | None = None
 
     def __init__(self, conv: Any, after: Any) -> None:
         self.conv, self.after = conv, after
@@ -181,17 +184,27 @@ class _WithNorm:
             or norm.training
             or norm.running_mean is None
             or type(input) is not Tensor
-            or input._array.size < conv.weight._array.size  # the weights are scaled at every call
+            or input._array.size < conv.weight._array.size  # the weights may be scaled at every call
             or not all(map(_is_plain, self.plain))
             or norm.num_features != conv.out_channels
             or norm.running_mean._array.dtype != conv.weight._array.dtype
         ):
             return self.after(conv(input))
         try:
-            return conv._forward_scaled(input, *norm._fixed_affine(), self.relu)
+            return conv._forward_with(input, *self._scaled(), self.relu)
         except (ValueError, TypeError, RuntimeError, IndexError) as error:
             _name_place(error, conv)
             raise
+
+    def _scaled(self) -> tuple[Tensor, Tensor]:
+        conv, norm, kept = self.conv, self.plain[1], self._kept
+        parts = conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var
+        versions = [None if part is None else part._version for part in parts]
+        held = [version for version in versions if version is not None]
+        state = [norm.eps, *versions, *(version.n for version in held)]
+        if kept is None or kept[0] != state or any(version.exposed for version in held):
+            self._kept = kept = state, conv._scaled(*norm._fixed_affine())
+        return kept[1]
 
 
 _FORWARDS: dict[type, Any] = {kind: kind.forward for kind in (*_WithReLU.owners, ReLU)}

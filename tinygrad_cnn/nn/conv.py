@@ -140,12 +140,16 @@ class Conv2d(_Conv):
         """The max-pool of the output, or of its ReLU."""
         return self._convolved(input, conv2d_max_pool, None, None, pool, relu)
 
-    def _forward_scaled(self, input: Any, scale: np.ndarray, shift: np.ndarray, relu: bool) -> Any:
-        """The output times scale plus shift, one for each channel, or the ReLU of that; without gradients."""
+    def _scaled(self, scale: np.ndarray, shift: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The weight and bias for which the output is this one's times scale plus shift, one for each channel."""
         weight = self.weight._array
         shift = shift if self.bias is None else shift + self.bias._array * scale
-        scaled = Tensor(weight * scale.astype(weight.dtype)[:, None, None, None])
-        return self._convolved(input, conv2d_relu if relu else F.conv2d, scaled, Tensor(shift.astype(weight.dtype)))
+        scaled = weight * scale.astype(weight.dtype)[:, None, None, None]
+        return Tensor(scaled), Tensor(shift.astype(weight.dtype))
+
+    def _forward_with(self, input: Any, weight: Tensor, bias: Tensor, relu: bool) -> Any:
+        """The output for other parameters, or its ReLU."""
+        return self._convolved(input, conv2d_relu if relu else F.conv2d, weight, bias)
 
     def _convolved(self, input: Any, conv2d: Any, weight: Any = None, bias: Any = None, *more: Any) -> Any:
         padding = self.padding
