@@ -23,7 +23,7 @@ import numpy as np
 from .. import launch, reference
 from ..compile import inner, jit
 from ..spec import Conv2dSpec
-from . import contract, conv_spread, conv_winograd, memory, simd
+from . import contract, conv_depthwise, conv_spread, conv_winograd, memory, simd
 from .contract import COLUMN, PANEL, tile_panel
 from .conv_shared import BAND_BYTES, HWIO, NCHW, NHWC, OIHW, TASKS, copy_row, layout, longer_rows
 from .conv_weights import weight_grad
@@ -37,6 +37,9 @@ def conv2d(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Conv2dSp
     if not contract.ENABLED or x.dtype.char not in "fd":
         y = reference.conv2d(x, w, bias, spec)
         return layout(reference.relu(y) if relu else y, NHWC).transpose(NCHW)
+    if _walks_rows(x.dtype.char, x.shape, w.shape, spec):
+        y = conv_depthwise.convolve(layout(x, NHWC), layout(w, HWIO), bias, spec.stride[0], relu)
+        return y.transpose(NCHW)
     work, shape = _forward(x.dtype.char, x.shape, w.shape, bias is not None, spec, relu)
     y = memory.empty(shape, x.dtype)
     plan = _tiles(x.dtype.char, x.shape, w.shape, spec, relu, False)
@@ -75,6 +78,8 @@ def conv2d_input_grad(g: np.ndarray, w: np.ndarray, input_hw: tuple[int, int], s
     """(N, O, P, Q), (O, C/G, KH, KW) -> (N, C, H, W), in NHWC memory: the transposed convolution of g."""
     if not contract.ENABLED or g.dtype.char not in "fd":
         return layout(reference.conv2d_input_grad(g, w, input_hw, spec), NHWC).transpose(NCHW)
+    if _walks_rows(g.dtype.char, (*g.shape[:2], *input_hw), w.shape, spec):
+        return conv_depthwise.input_grad(layout(g, NHWC), layout(w, HWIO), input_hw, spec.stride[0]).transpose(NCHW)
     plan = _input_grad(g.dtype.char, g.shape, w.shape, input_hw, spec)
     x = memory.empty(plan.shape, g.dtype)
     tiles = _tiles_of_input_grad(g.dtype.char, g.shape, w.shape, input_hw, spec)
@@ -94,11 +99,19 @@ def conv2d_weight_grad(x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int],
     """(N, C, H, W), (N, O, P, Q) -> (O, C/G, KH, KW), in HWIO memory."""
     if not contract.ENABLED or x.dtype.char not in "fd":
         return layout(reference.conv2d_weight_grad(x, g, kernel_hw, spec), HWIO).transpose(OIHW)
+    x_shape, w_shape = x.shape, (g.shape[1], x.shape[1] // spec.groups, *kernel_hw)
     x, g = layout(x, NHWC), layout(g, NHWC)
-    (n, h, w, c), o = x.shape, g.shape[3]
-    plan = _tiles(x.dtype.char, (n, c, h, w), (o, c // spec.groups, *kernel_hw), spec, False, True)
+    if _walks_rows(x.dtype.char, x_shape, w_shape, spec):
+        return conv_depthwise.weight_grad(x, g, kernel_hw[0], spec.stride[0]).transpose(OIHW)
+    plan = _tiles(x.dtype.char, x_shape, w_shape, spec, False, True)
     found = None if plan is None else conv_winograd.weight_grad(plan, x, g, kernel_hw)
     return (weight_grad(x, g, kernel_hw, spec) if found is None else found).transpose(OIHW)
+
+
+def _walks_rows(char: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], spec: Conv2dSpec) -> bool:
+    """Whether it is a depthwise convolution with its own kernels: those below read copies of its rows."""
+    (n, c, *hw), (o, _, *kernel) = x_shape, w_shape
+    return spec.groups > 1 and n > 0 and conv_depthwise.fits(char, c, o, (hw[0], hw[1]), (kernel[0], kernel[1]), spec)
 
 
 def conv2d_bias_grad(g: np.ndarray) -> np.ndarray:

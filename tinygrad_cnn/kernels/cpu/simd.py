@@ -362,30 +362,7 @@ class _Tile:
         return self.when(BIAS, [self.zero()] * self.vectors, lambda v: self.load(bias, v)) * self.rows
 
     def loop(self, count: Any, body: Any, values: list[Any]) -> list[Any]:
-        """Repeat body `count` >= 1 times; it maps the loop-carried values to their next ones."""
-        builder, before = self.builder, self.builder.block
-        head = self.function.append_basic_block("loop")
-        builder.branch(head)
-        builder.position_at_end(head)
-        left = builder.phi(INT64)
-        phis = [builder.phi(value.type) for value in values]
-        out = body(phis)
-        fewer = builder.sub(left, _int(1))
-        last = builder.block
-        for phi, first, following in zip([left, *phis], [count, *values], [fewer, *out], strict=True):
-            phi.add_incoming(first, before)
-            phi.add_incoming(following, last)
-        done = self.function.append_basic_block("done")
-        branch = builder.cbranch(builder.icmp_signed("!=", fewer, _int(0)), head, done)
-        branch.set_metadata("llvm.loop", self.not_unrolled())
-        builder.position_at_end(done)
-        return out
-
-    def not_unrolled(self) -> Any:
-        """Loop metadata, a node that refers to itself: unrolled, small tiles run out of integer registers."""
-        node = self.module.add_metadata([self.function, self.module.add_metadata(["llvm.loop.unroll.disable"])])
-        node.operands = (node, node.operands[1])
-        return node
+        return loop(self.builder, count, body, values)
 
     def opaque(self, pointer: Any) -> Any:
         """The same pointer, of which LLVM knows nothing: else it makes one chain of additions of all row addresses.
@@ -420,12 +397,10 @@ class _Tile:
         self.builder.call(function, [value, pointer, INT32(self.align), self.mask])
 
     def multiply_add(self, a: Any, b: Any, acc: Any) -> Any:
-        name = "fma" if host().fma else "fmuladd"  # without the instruction, fma would be a library call per lane
-        return self.builder.call(self.declare(name, "", self.vector, [self.vector] * 3), [a, b, acc])
+        return multiply_add(self.builder, a, b, acc)
 
     def declare(self, name: str, tail: str, result: Any, args: list[Any]) -> Any:
-        name = f"llvm.{name}.{self.suffix}{tail}"  # by name: llvmlite's declare_intrinsic rejects vectors
-        return self.module.globals.get(name) or ir.Function(self.module, ir.FunctionType(result, args), name)
+        return _declare(self.module, f"llvm.{name}.{self.suffix}{tail}", result, args)
 
     def below(self, count: Any) -> Any:
         """A mask of the first `count` lanes."""
@@ -441,6 +416,46 @@ class _Tile:
 
     def zero(self) -> Any:
         return self.vector([0.0] * self.lanes)
+
+
+def loop(builder: Any, count: Any, body: Any, values: list[Any]) -> list[Any]:
+    """Repeat body `count` >= 1 times; it maps the loop-carried values to their next ones."""
+    before, head = builder.block, builder.append_basic_block("loop")
+    builder.branch(head)
+    builder.position_at_end(head)
+    left = builder.phi(INT64)
+    phis = [builder.phi(value.type) for value in values]
+    out = body(phis)
+    fewer = builder.sub(left, _int(1))
+    last = builder.block
+    for phi, first, following in zip([left, *phis], [count, *values], [fewer, *out], strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(following, last)
+    done = builder.append_basic_block("done")
+    branch = builder.cbranch(builder.icmp_signed("!=", fewer, _int(0)), head, done)
+    branch.set_metadata("llvm.loop", _not_unrolled(builder))
+    builder.position_at_end(done)
+    return out
+
+
+def _not_unrolled(builder: Any) -> Any:
+    """Loop metadata, a node that refers to itself: unrolled, small tiles run out of integer registers."""
+    add = builder.module.add_metadata
+    node = add([builder.function, add(["llvm.loop.unroll.disable"])])
+    node.operands = (node, node.operands[1])
+    return node
+
+
+def multiply_add(builder: Any, a: Any, b: Any, acc: Any) -> Any:
+    """a * b + acc of three vectors."""
+    name = "fma" if host().fma else "fmuladd"  # without the instruction, fma would be a library call per lane
+    kind = f"v{a.type.count}f{32 if a.type.element == ir.FloatType() else 64}"
+    return builder.call(_declare(builder.module, f"llvm.{name}.{kind}", a.type, [a.type] * 3), [a, b, acc])
+
+
+def _declare(module: Any, name: str, result: Any, args: list[Any]) -> Any:
+    """An intrinsic, by name: llvmlite's declare_intrinsic rejects vectors."""
+    return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, args), name)
 
 
 def _int(value: int) -> Any:

@@ -15,8 +15,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from . import simd
-from .simd import BYTE, INT32, INT64, POINTER
+from .simd import BYTE, INT64
+from .vectors import Vectors
 
 #: The three matrices, and transposes of two of them: rows of (column, coefficient).
 _INPUT = (((0, 1), (2, -1)), ((1, 1), (2, 1)), ((2, 1), (1, -1)), ((1, 1), (3, -1)))  # B'
@@ -26,36 +26,13 @@ _KERNEL = (((0, 1),), ((0, 0.5), (1, 0.5), (2, 0.5)), ((0, 0.5), (1, -0.5), (2, 
 _KERNEL_GRAD = (((0, 1), (1, 0.5), (2, 0.5)), ((1, 0.5), (2, -0.5)), ((1, 0.5), (2, 0.5), (3, 1)))  # G'
 
 
-class _Vectors:
-    """What the code generators below share; `kind` is the array that says the dtype."""
-
-    def __init__(self, context: Any, builder: Any, signature: Any, values: Any, kind: Any) -> None:
-        self.context, self.builder, self.kinds, self.values = context, builder, signature.args, values
-        self.scalar = context.get_data_type(kind.dtype)
-        self.size = context.get_abi_sizeof(self.scalar)
-        self.lanes = simd.host().vector_bytes // self.size
-        self.vector = ir.VectorType(self.scalar, self.lanes)
-        self.zero = self.vector([0.0] * self.lanes)
-
-    def pointer(self, k: int, *offsets: Any) -> Any:
-        """Argument k, an array, from the sum of these offsets on; LLVM is not to know that it moves with a loop."""
-        at = offsets[0]
-        for offset in offsets[1:]:
-            at = self.builder.add(at, offset)
-        kind = self.kinds[k]
-        data = self.context.make_array(kind)(self.context, self.builder, self.values[k]).data
-        return self.opaque(self.builder.gep(data, [at], source_etype=self.context.get_data_type(kind.dtype)))
-
-    def opaque(self, pointer: Any) -> Any:
-        return self.builder.asm(ir.FunctionType(POINTER, [POINTER]), "", "=r,0", [pointer], False)
+class _Transforms(Vectors):
+    """What the code generators below share."""
 
     def steps(self, stride: Any) -> list[Any]:
         """0, 1, 2 and 3 times a stride, in bytes."""
         one = self.builder.mul(stride, INT64(self.size))
         return [INT64(0), one, self.builder.mul(one, INT64(2)), self.builder.mul(one, INT64(3))]
-
-    def past(self, pointer: Any, distance: Any) -> Any:
-        return self.builder.gep(pointer, [distance], source_etype=BYTE)
 
     def square(self, start: Any, rows: list[Any], columns: list[Any], size: int) -> list[list[Any]]:
         """The vectors at start + rows[i] + columns[j]."""
@@ -64,9 +41,6 @@ class _Vectors:
             [self.builder.load(self.past(base, rows[i]), typ=self.vector, align=self.size) for base in bases]
             for i in range(size)
         ]
-
-    def store(self, value: Any, pointer: Any) -> None:
-        self.builder.store(value, self.builder.bitcast(pointer, value.type.as_pointer()), align=self.size)
 
     def transform(self, matrix: Any, grid: list[list[Any]]) -> list[list[Any]]:
         """M s M'."""
@@ -84,10 +58,6 @@ class _Vectors:
             else:
                 total = builder.fadd(total, value) if factor > 0 else builder.fsub(total, value)
         return total
-
-    def splat(self, value: Any) -> Any:
-        one = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), value, INT32(0))
-        return self.builder.shuffle_vector(one, one, ir.VectorType(INT32, self.lanes)([0] * self.lanes))
 
 
 def _transform(matrix: Any) -> Any:
@@ -114,7 +84,7 @@ def _transform(matrix: Any) -> Any:
         vectors: Any,
     ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            on = _Vectors(context, builder, signature, values, source)
+            on = _Transforms(context, builder, signature, values, source)
             _, at, row, column, step, _, to, target_row, target_column, target_step, count, vectors = values
             rows, columns = on.steps(row), on.steps(column)
             target_rows, target_columns = on.steps(target_row), on.steps(target_column)
@@ -134,7 +104,7 @@ def _transform(matrix: Any) -> Any:
     return intrinsic(typing)
 
 
-class _Outputs(_Vectors):
+class _Outputs(_Transforms):
     """What the two ends of a convolution share: the pixels of a run of tiles, and whether all of them were finite."""
 
     def run(self, at: Any, row: Any, column: Any, count: Any, vectors: Any, finish: Any) -> Any:
@@ -158,11 +128,6 @@ class _Outputs(_Vectors):
             finish(out, builder.mul(tile.index, channels), lane)
         odd = builder.bitcast(builder.fcmp_unordered("uno", builder.load(total), self.zero), ir.IntType(self.lanes))
         return builder.icmp_unsigned("==", odd, ir.IntType(self.lanes)(0))
-
-    def floor(self, relu: Any) -> Any:
-        """What pixels are not to be below: 0 for a ReLU, else NaN, which is never the larger one."""
-        least = (self.scalar(0.0), self.scalar(float("nan")))
-        return self.splat(self.builder.select(self.builder.icmp_signed("!=", relu, INT64(0)), *least))
 
 
 def _output_typing(
@@ -193,8 +158,7 @@ def _output_typing(
         def finish(out: Any, tile: Any, lane: Any) -> None:
             start = on.pointer(5, to, builder.mul(tile, INT64(2)), lane)
             for i, j in ((1, 1), (1, 0), (0, 1), (0, 0)):
-                value = builder.select(builder.fcmp_ordered("<=", out[i][j], floor), floor, out[i][j])
-                on.store(value, on.past(on.past(start, down[i]), across[j]))
+                on.store(on.clamped(out[i][j], floor), on.past(on.past(start, down[i]), across[j]))
 
         return on.run(at, row, column, count, vectors, finish)
 
