@@ -12,6 +12,7 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
+from numba.core.codegen import JITCodeLibrary
 
 from tinygrad_cnn import kernels
 from tinygrad_cnn.kernels import compile as compiler
@@ -273,3 +274,27 @@ def test_folder_of_each_system(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiler.cache_dir() == Path.home() / "Library" / "Caches" / "tinygrad_cnn"
     monkeypatch.setenv("TINYGRAD_CNN_CACHE_DIR", "/mine")
     assert compiler.cache_dir() == Path("/mine")
+
+
+@compiler.inner
+def _twice(x):  # type: ignore[no-untyped-def]
+    return x + x
+
+
+@compiler.jit(parts=True)
+def _double(x, part, parts):  # type: ignore[no-untyped-def]
+    for i in range(x.size * part // parts, x.size * (part + 1) // parts):
+        x[i] = _twice(x[i])
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
+def test_what_a_kernel_calls_becomes_machine_code_in_the_kernel_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba makes machine code of each function, and of a kernel's body once more: half as much time again."""
+    libraries = []
+    finalize = JITCodeLibrary._finalize_specific
+    monkeypatch.setattr(JITCodeLibrary, "_finalize_specific", lambda self: (libraries.append(self), finalize(self)))
+    _double._cache.disable()
+    x = np.arange(5)
+    _double(x, 2)
+    np.testing.assert_array_equal(x, [0, 2, 4, 6, 8])
+    assert len(libraries) == 1

@@ -32,18 +32,13 @@ from numba.core.targetconfig import ConfigStack
 from numba.extending import intrinsic
 from numba.np.ufunc.parallel import _launch_threads
 
+from .pipeline import InnerCompiler, KernelCompiler, compile_into
+
 #: Seconds of compiling after which a line on stderr says what the user is waiting for.
 NOTICE_AFTER = 1.0
 
 
-def jit(
-    fn: Callable[..., Any] | None = None,
-    *,
-    parallel: bool = False,
-    parts: bool = False,
-    inline: bool = False,
-    wrapped: bool = True,
-) -> Any:
+def jit(fn: Callable[..., Any] | None = None, *, parts: bool = False) -> Any:
     """Compile a module-level kernel on first use, without the GIL, cached on disk.
 
     Floating-point contraction (a * b + c as one FMA) is allowed; NaN, Inf and the order of sums are kept. Kernels
@@ -52,29 +47,33 @@ def jit(
 
     With `parts=True`, `fn(*args, p, parts)` computes share p of `parts` and returns nothing; the kernel made of
     it is called as `kernel(*args, parts)` and computes all shares in parallel. This compiles in a quarter of the
-    time of a `prange` (`parallel=True`) over the same shares: 0.45 s instead of 1.8 s for max-pool. `inline=True` is
-    for small functions that are called in a loop which should become vector code.
+    time of a `prange` over the same shares: 0.45 s instead of 1.8 s for max-pool.
     """
     if fn is None:
-        return lambda f: jit(f, parallel=parallel, parts=parts, inline=inline, wrapped=wrapped)
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "forceinline": inline, "_nrt": False}
-    wrappers = {} if wrapped else {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    kernel = numba.njit(parallel=parallel, **options, **wrappers)(_all_parts(fn, options) if parts else fn)
+        return lambda f: jit(f, parts=parts)
+    kernel = _njit(_all_parts(fn) if parts else fn, pipeline_class=KernelCompiler, no_cfunc_wrapper=True)
     if not numba.config.DISABLE_JIT:
         kernel._cache = KernelCache(fn)
         _ours[fn.__module__, fn.__qualname__] = fn
     return kernel
 
 
-def inner(fn: Callable[..., Any]) -> Any:
-    """Compile a function that only kernels call: without a wrapper for Python, in a sixth less time for all kernels."""
-    return jit(fn, wrapped=False)
+def inner(fn: Callable[..., Any] | None = None, *, inline: bool = False) -> Any:
+    """Compile a function that only kernels call, into each of them; `inline` also where LLVM would rather not."""
+    if fn is None:
+        return lambda f: inner(f, inline=inline)
+    wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return _njit(fn, pipeline_class=InnerCompiler, forceinline=inline, **wrappers)
 
 
-def _all_parts(fn: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+def _njit(fn: Callable[..., Any], **options: Any) -> Any:
+    return numba.njit(nogil=True, error_model="numpy", fastmath={"contract"}, _nrt=False, **options)(fn)
+
+
+def _all_parts(fn: Callable[..., Any]) -> Callable[..., Any]:
     """The function that hands its arguments and `parts` to `_for_each_part` of fn."""
     arguments = ", ".join(fn.__code__.co_varnames[: fn.__code__.co_argcount - 2])
-    scope = {"for_each_part": _for_each_part, "part": numba.njit(**options)(fn)}
+    scope = {"for_each_part": _for_each_part, "part": _njit(fn)}
     exec(f"def {fn.__name__}({arguments}, parts):\n    for_each_part(part, ({arguments},), parts)\n", scope)
     every_part = scope[fn.__name__]
     every_part.__module__, every_part.__qualname__ = fn.__module__, fn.__qualname__
@@ -101,9 +100,7 @@ def _for_each_part_typing(typing_context: Any, part: Any, args: Any, parts: Any)
 
     def share(context: Any, builder: Any) -> ir.Function:
         """Runs dims[0] parts from the one whose number is where[1], on the tuple at where[0]; *data is `parts`."""
-        compiled = context.compile_subroutine(
-            builder, part.dispatcher.py_func, part_signature, flags=ConfigStack().top().copy()
-        )
+        compiled = compile_into(context, part.dispatcher.py_func, part_signature, ConfigStack().top().copy())
         function = ir.Function(builder.module, share_type, name=builder.module.get_unique_name("share"))
         function.linkage = "internal"
         body = ir.IRBuilder(function.append_basic_block())
@@ -113,7 +110,7 @@ def _for_each_part_typing(typing_context: Any, part: Any, args: Any, parts: Any)
         values = cgutils.unpack_tuple(body, packed)
         first = body.ptrtoint(body.load(body.gep(where, [int64(1)])), int64)
         total = body.load(body.bitcast(data, int64.as_pointer()))
-        callee = context.declare_function(builder.module, compiled.fndesc)
+        callee = context.declare_function(builder.module, compiled)
         with cgutils.for_range(body, body.load(dims)) as loop:
             context.call_conv.call_function(
                 body, callee, types.void, part_signature.args, [*values, body.add(first, loop.index), total]

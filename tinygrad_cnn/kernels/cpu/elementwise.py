@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import launch, silent
-from ..compile import jit
+from ..compile import inner, jit
 from .memory import CHANNELS_FIRST, CHANNELS_LAST, SMALL, axis_order, contiguous, empty, flat
 from .memory import empty_like as empty_like
 from .vector_math import erf_to_single, erfc_to_single, exp_of_negative
@@ -239,34 +239,57 @@ def _erf(x, y, p, parts):
 def gelu(x: np.ndarray) -> np.ndarray:
     """x times the normal distribution function of x, by erfc: exact in the lower tail too."""
     out, elements, (x,) = _alike(x)
-    launch(_gelu, x, x, False, elements, work=16 * x.size)
+    launch(_gelu, x, elements, work=16 * x.size)
     return out
+
+
+@jit(parts=True)
+def _gelu(x, y, p, parts):
+    lo, hi = p * y.size // parts, (p + 1) * y.size // parts
+    x, y = x[lo:hi], y[lo:hi]
+    if x.itemsize == 4:
+        for i in range(y.size):
+            v = _from_minus_40(x[i])
+            y[i] = 0.5 * v * _twice_normal(v, erfc_to_single(abs(v) * _SQRT_HALF))
+    else:
+        for i in range(y.size):
+            v = _from_minus_40(x[i])
+            y[i] = 0.5 * v * _twice_normal(v, math.erfc(abs(v) * _SQRT_HALF))
 
 
 def gelu_grad(g: np.ndarray, x: np.ndarray) -> np.ndarray:
     """g times gelu's derivative at x."""
     out, elements, (x, g) = _alike(x, g)
-    launch(_gelu, x, g, True, elements, work=24 * x.size)
+    launch(_gelu_grad, x, g, elements, work=24 * x.size)
     return out
 
 
 @jit(parts=True)
-def _gelu(x, g, derivative, y, p, parts):
+def _gelu_grad(x, g, y, p, parts):
     lo, hi = p * y.size // parts, (p + 1) * y.size // parts
     x, g, y = x[lo:hi], g[lo:hi], y[lo:hi]
-    for i in range(y.size):
-        v = np.float64(x[i])
-        if v < -40.0:  # gelu(-40) is 0 in both dtypes, and -inf * 0 would be NaN
-            v = np.float64(-40.0)
-        if x.itemsize == 4:
-            tail = erfc_to_single(abs(v) * _SQRT_HALF)
-        else:
-            tail = math.erfc(abs(v) * _SQRT_HALF)
-        twice = 2.0 - tail if v >= 0 else tail
-        if derivative:
+    if x.itemsize == 4:
+        for i in range(y.size):
+            v = _from_minus_40(x[i])
+            twice = _twice_normal(v, erfc_to_single(abs(v) * _SQRT_HALF))
             y[i] = g[i] * (0.5 * twice + v * _DENSITY_AT_0 * exp_of_negative(-0.5 * v * v))
-        else:
-            y[i] = 0.5 * v * twice
+    else:
+        for i in range(y.size):
+            v = _from_minus_40(x[i])
+            twice = _twice_normal(v, math.erfc(abs(v) * _SQRT_HALF))
+            y[i] = g[i] * (0.5 * twice + v * _DENSITY_AT_0 * exp_of_negative(-0.5 * v * v))
+
+
+@inner(inline=True)
+def _from_minus_40(x):
+    """x in float64, or -40 if it is less: gelu(-40) is 0 in both dtypes, and -inf * 0 would be NaN."""
+    return np.float64(-40.0) if x < -40.0 else np.float64(x)
+
+
+@inner(inline=True)
+def _twice_normal(v, tail):
+    """Twice the normal distribution function of v, from erfc(abs(v) / sqrt(2))."""
+    return 2.0 - tail if v >= 0 else tail
 
 
 def gated(x: np.ndarray, linear: float, cubic: float) -> np.ndarray:

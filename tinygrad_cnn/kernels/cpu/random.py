@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from .. import launch
-from ..compile import jit
+from ..compile import inner, jit
 from .elementwise import _alike
 from .memory import axis_order, empty, flat
 
@@ -27,14 +27,14 @@ _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL_0, _WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 
 
-@jit(inline=True)
+@inner(inline=True)
 def _round(c0, c1, c2, c3, k0, k1):
     a, b = c0 * _MULTIPLIER_0, c2 * _MULTIPLIER_1
     k0_next, k1_next = (k0 + _WEYL_0) & _LOW, (k1 + _WEYL_1) & _LOW
     return (b >> _HALF) ^ c1 ^ k0, b & _LOW, (a >> _HALF) ^ c3 ^ k1, a & _LOW, k0_next, k1_next
 
 
-@jit(inline=True)
+@inner(inline=True)
 def philox(c0, c1, c2, c3, k0, k1):
     """The four words of a counter under a key; all are 32-bit numbers held in uint64."""
     c0, c1, c2, c3, k0, k1 = _round(c0, c1, c2, c3, k0, k1)

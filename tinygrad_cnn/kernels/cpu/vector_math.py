@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from ..compile import jit
+from ..compile import inner
 
 _LOG2_E = 1.4426950408889634
 _LN2_HIGH = 0.6931471803691238  # ln 2 cut to 33 bits, so that n * _LN2_HIGH is exact
@@ -30,7 +30,7 @@ def _power_of_two(typing_context, shifted):
     return types.float64(types.float64), codegen
 
 
-@jit(inline=True)
+@inner(inline=True)
 def exp_of_negative(x):
     """e ** x for x <= 0 in float64, within 1 ULP; 0 below -708, where it would be denormal; NaN stays."""
     bounded = max(x, -708.0) if x == x else x
@@ -53,7 +53,7 @@ def exp_of_negative(x):
     return s * _power_of_two(shifted) if not x < -708.0 else 0.0
 
 
-@jit(inline=True)
+@inner(inline=True)
 def erfc_to_single(x):
     """1 - erf(x) for x >= 0 in float64 with a relative error below 3e-9: enough for a float32 result.
 
@@ -74,7 +74,7 @@ def erfc_to_single(x):
     return t * exp_of_negative(s - x * x)
 
 
-@jit(inline=True)
+@inner(inline=True)
 def erf_to_single(x):
     """erf(x) in float64 with a relative error below 4e-9: enough for a float32 result."""
     square = x * x
