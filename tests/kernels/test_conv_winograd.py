@@ -45,7 +45,7 @@ def always() -> Iterator[None]:
         patch.setattr(conv_winograd, "BLOCK_BYTES", 64 << 10)
         patch.setattr(conv_winograd, "COPY_BYTES", 8 << 10)
         patch.setattr(kernels, "PARALLEL_WORK", 0)
-        cached = (conv_winograd.find, conv._tiles, conv._pool_tiles, conv._tiles_of_input_grad)
+        cached = (conv_winograd.find, conv._tiles, conv._pool_plan, conv._tiles_of_input_grad)
         for function in cached:
             function.cache_clear()
         yield

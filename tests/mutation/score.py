@@ -70,7 +70,7 @@ FAMILIES = {
         ("layers: conv*",),
         ("groups*", "depthwise*", "stride*", "dilation*", "padding_is*", "a_batch_is_its_parts", "a_kernel_of_one*",
          "the_order_of*", "accumulated*"),
-        FUSED, ("conv", "conv_winograd", "conv_depthwise"),
+        FUSED, ("conv", "conv_pixels", "conv_winograd", "conv_depthwise"),
     ),
     "pool": Family(("layers: *pool*",), ("max_pools*", "disjoint*", "gradients_are_linear*"), FUSED, ("pool",)),
     "norm": Family(("layers: *norm*",), ("batch_norm*",), FUSED, ("norm",)),

@@ -16,14 +16,14 @@ HWIO, seen through transposed views. Other layouts are converted on entry.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import launch, reference
 from ..compile import inner, jit
 from ..spec import Conv2dSpec
-from . import contract, conv_depthwise, conv_spread, conv_winograd, memory, simd
+from . import contract, conv_depthwise, conv_pixels, conv_spread, conv_winograd, memory, simd
 from .contract import COLUMN, PANEL, tile_panel
 from .conv_shared import BAND_BYTES, HWIO, NCHW, NHWC, OIHW, TASKS, copy_row, layout, longer_rows
 from .conv_weights import weight_grad
@@ -64,12 +64,14 @@ def conv2d_max_pool(
     out_hw: tuple[int, int],
     relu: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """max_pool2d of conv2d; where tiles of 2 x 2 outputs are the windows, the map between them is never written."""
-    plan = _pool_tiles(x.dtype.char, x.shape, w.shape, spec, (kernel, stride, padding, dilation), out_hw, relu)
+    """max_pool2d of conv2d; where windows are 2 x 2 and apart, the map between them may never be written."""
+    window, biased = (kernel, stride, padding, dilation), bias is not None
+    plan = _pool_plan(x.dtype.char, x.shape, w.shape, biased, spec, window, out_hw, relu)
     if plan is not None:
         shape = (x.shape[0], *out_hw, w.shape[0])
         y, winner = memory.empty(shape, x.dtype), memory.empty(shape, np.uint8)
-        if conv_winograd.convolve(plan, layout(x, NHWC), layout(w, HWIO), y, bias, winner):
+        convolve: Any = conv_pixels.convolve if isinstance(plan, contract.Work) else conv_winograd.convolve
+        if convolve(plan, layout(x, NHWC), layout(w, HWIO), y, bias, winner):
             return y.transpose(NCHW), winner.transpose(NCHW)
     return max_pool2d(conv2d(x, w, bias, spec), kernel, stride, padding, dilation, out_hw, relu)
 
@@ -322,6 +324,8 @@ def _forward(
     shape = (n, p, q, o)
     if 0 in shape or c == 0:
         return None, shape
+    if (work := conv_pixels.find(char, x_shape, w_shape, biased, spec, relu)) is not None:
+        return work, shape
     if (kh, kw, *spec.stride, *spec.padding) == (1, 1, 1, 1, 0, 0, 0, 0):
         h, w = p, q = longer_rows(h, w)
     top, _, left, _ = spec.padding
@@ -351,20 +355,24 @@ def _tiles(
 
 
 @lru_cache(4096)
-def _pool_tiles(
+def _pool_plan(
     char: str,
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
+    biased: bool,
     spec: Conv2dSpec,
     window: tuple[tuple[int, int], ...],
     out_hw: tuple[int, int],
     relu: bool,
-) -> conv_winograd.Plan | None:
-    """The plan of a convolution and its max-pool by tiles, where they are the pool's windows."""
+) -> conv_winograd.Plan | contract.Work | None:
+    """The plan of a convolution and its max-pool in one pass."""
     p, q = spec.output_hw((x_shape[2], x_shape[3]), (w_shape[2], w_shape[3]))
     if window != ((2, 2), (2, 2), (0, 0), (1, 1)) or out_hw != (p // 2, q // 2):
         return None
-    return _tiles(char, x_shape, w_shape, spec, relu, False, True) if contract.ENABLED and char in "fd" else None
+    if not contract.ENABLED or char not in "fd":
+        return None
+    tiles = _tiles(char, x_shape, w_shape, spec, relu, False, True)
+    return tiles or conv_pixels.find(char, x_shape, w_shape, biased, spec, relu, True)
 
 
 @lru_cache(4096)

@@ -1,0 +1,134 @@
+"""Convolutions to few channels, and their max-pool, against the reference; and where they are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinygrad_cnn import kernels
+from tinygrad_cnn.kernels import reference
+from tinygrad_cnn.kernels.cpu import conv, conv_pixels, pool, simd
+from tinygrad_cnn.kernels.spec import Conv2dSpec
+
+from .test_conv import Case, close, operands
+
+
+@st.composite
+def cases(draw):  # type: ignore[no-untyped-def]
+    """One to three channels in, up to eight out; rows of less than a vector and of several, with any padding."""
+    kernel, dilation = (draw(st.tuples(st.integers(1, most), st.integers(1, most))) for most in (5, 3))
+    pads = [draw(st.integers(0, 4)) for _ in range(4)]
+    out = draw(st.tuples(st.integers(1, 12), st.integers(1, 40)))
+    hw = [
+        max(1, size + (k - 1) * d - a - b)
+        for size, k, d, a, b in zip(out, kernel, dilation, pads[::2], pads[1::2], strict=True)
+    ]
+    spec = Conv2dSpec(padding=tuple(pads), dilation=dilation)
+    c, o, n = (draw(st.integers(1, most)) for most in (3, conv_pixels.CHANNELS, 9))
+    return Case(n, c, tuple(hw), o, kernel, spec, draw(st.sampled_from("fd")), draw(st.integers(0, 2**16)))
+
+
+@contextmanager
+def always() -> Iterator[None]:
+    """Every shape that can go by planes does, in bands of few rows and in one part for each thread."""
+    before = kernels.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conv_pixels, "_pays", lambda *args: True)
+        patch.setattr(conv_pixels, "PLANE_BYTES", 8 << 10)
+        patch.setattr(kernels, "PARALLEL_WORK", 0)
+        cached = (conv_pixels.find, conv._forward, conv._pool_plan)
+        for function in cached:
+            function.cache_clear()
+        yield
+        for function in cached:
+            function.cache_clear()
+    kernels.set_num_threads(before)
+
+
+def planned(case: Case, pooled: bool) -> bool:
+    work = conv_pixels.find(case.dtype, (case.n, case.c, *case.hw), (case.o, case.c, *case.kernel), False, case.spec,
+                            False, pooled)  # fmt: skip
+    return work is not None
+
+
+@given(cases(), st.sampled_from(["channels_last", "nchw", "strided", "read_only"]), st.booleans())
+@always()
+def test_the_outputs_agree_with_the_float64_reference(case: Case, layout: str, biased: bool) -> None:
+    x, w, bias, _ = operands(case, layout)
+    wide = [a.astype(np.float64) for a in (x, w, bias)]
+    assert planned(case, False)
+    y = conv.conv2d(x, w, bias if biased else None, case.spec)
+    close(y, reference.conv2d(wide[0], wide[1], wide[2] if biased else None, case.spec), w[0].size + 1)
+    clamped = conv.conv2d(x, w, bias if biased else None, case.spec, relu=True)
+    np.testing.assert_array_equal(clamped, reference.relu(y))
+    np.testing.assert_array_equal(np.signbit(clamped), np.signbit(reference.relu(y)))
+
+
+@given(cases(), st.sampled_from([0, 0, np.nan, np.inf]), st.booleans())
+@always()
+def test_the_pool_of_the_planes_is_that_of_the_map(case: Case, value: float, biased: bool) -> None:
+    """The same bits and winners, with ties, NaN and infinities; odd rows and columns are left over."""
+    x, w, bias, _ = operands(case)
+    x, w, bias = np.round(x), np.round(w), np.round(bias) if biased else None  # small whole numbers: windows tie
+    x[0, 0, 0, 0] = value
+    hw = case.spec.output_hw(case.hw, case.kernel)
+    window = (2, 2), (2, 2), (0, 0), (1, 1), (hw[0] // 2, hw[1] // 2)
+    for relu in (False, True) if min(hw) > 1 else ():
+        assert planned(case, True)
+        expected = pool.max_pool2d(conv.conv2d(x, w, bias, case.spec), *window, relu)
+        with mock.patch.object(conv, "max_pool2d", None):
+            found = conv.conv2d_max_pool(x, w, bias, case.spec, *window, relu)
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+            np.testing.assert_array_equal(np.signbit(one), np.signbit(other))
+
+
+@given(cases())
+@always()
+def test_the_bits_do_not_depend_on_the_number_of_parts(case: Case) -> None:
+    x, w, bias, _ = operands(case)
+    found = []
+    for threads in (1, 2, 3, 5):
+        kernels.set_num_threads(threads)
+        found.append(conv.conv2d(x, w, bias, case.spec))
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)
+
+
+@given(cases(), st.sampled_from([np.nan, np.inf, -np.inf]), st.data())
+@always()
+def test_nan_and_inf_go_where_windows_hold_them(case: Case, value: float, data: st.DataObject) -> None:
+    x, w, bias, _ = operands(case)
+    x[tuple(data.draw(st.integers(0, size - 1)) for size in x.shape)] = value
+    with np.errstate(all="ignore"):
+        exact = reference.conv2d(x, w, bias, case.spec)
+    np.testing.assert_array_equal(np.isfinite(conv.conv2d(x, w, bias, case.spec)), np.isfinite(exact))
+
+
+@always()
+def test_the_error_is_no_larger_than_that_of_a_matrix_product() -> None:
+    case = Case(32, 3, (28, 28), 6, (7, 7), Conv2dSpec(padding=(3, 3, 3, 3)), "f", 0)
+    x, w, bias, _ = operands(case)
+    x = np.maximum(x, 0)  # activations are positive: nothing cancels
+    assert planned(case, False)
+    exact = reference.conv2d(*(a.astype(np.float64) for a in (x, w, bias)), case.spec)
+    errors = [np.sqrt(np.mean((f(x, w, bias, case.spec) - exact) ** 2)) for f in (conv.conv2d, reference.conv2d)]
+    assert errors[0] <= 2 * errors[1]
+
+
+def test_many_channels_strides_groups_and_single_taps_are_left_to_lanes_of_channels() -> None:
+    def chosen(c: int, o: int, k: int, pooled: bool = False, **spec: Any) -> bool:
+        shapes = (32, c, 28, 28), (o, c // spec.get("groups", 1), k, k)
+        return conv_pixels.find("f", *shapes, True, Conv2dSpec(**spec), True, pooled) is not None
+
+    few = simd.lanes("f") * 3 // 8
+    assert chosen(1, few, 5) and chosen(1, few, 5, pooled=True) and chosen(3, few, 5)
+    assert not chosen(1, 16, 5) and not chosen(40, few, 3) and not chosen(8, few, 1)
+    assert not chosen(1, few, 5, stride=(2, 2)) and not chosen(2, 2 * few, 5, groups=2)
