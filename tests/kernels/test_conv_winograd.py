@@ -38,12 +38,13 @@ def cases(draw):  # type: ignore[no-untyped-def]
 
 @contextmanager
 def always() -> Iterator[None]:
-    """Every shape that can go by tiles does, in blocks of few tiles and in one part for each thread."""
+    """Every shape that can go by tiles does, in small blocks, splits and parts."""
     before = kernels.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conv_winograd, "_pays", lambda *args: True)
         patch.setattr(conv_winograd, "BLOCK_BYTES", 64 << 10)
         patch.setattr(conv_winograd, "COPY_BYTES", 8 << 10)
+        patch.setattr(conv_winograd, "SHARE_BYTES", 1 << 10)
         patch.setattr(kernels, "PARALLEL_WORK", 0)
         cached = (conv_winograd.find, conv._tiles, conv._pool_plan, conv._tiles_of_input_grad)
         for function in cached:
