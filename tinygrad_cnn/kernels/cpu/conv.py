@@ -438,7 +438,11 @@ def _spread_wins(
     axes: tuple[tuple[_Axis, ...], tuple[_Axis, ...]],
     spec: Conv2dSpec,
 ) -> bool:
-    """Whether few channels make spreading faster than gathering; its tasks are whole images."""
+    """Whether spreading fills the vectors so much better that it is faster than gathering; its tasks are whole images.
+
+    It walks an image for each row of the kernel, so one beyond the L2 cache only pays with far fewer products: of 24
+    channels, 112 x 112 images take 6140 us instead of 5550, 20 x 20 ones 1280 instead of 1390.
+    """
     if spec.groups > 1 or spec.dilation[1] > 1 or (n < 8 and n * pq[0] * pq[1] * o > 100_000):
         return False
     gather = sum(
@@ -446,7 +450,8 @@ def _spread_wins(
         for r in axes[0]
         for s in axes[1]
     )
-    return conv_spread.cycles(char, pq, kernel_hw, c, o) < 0.6 * gather
+    image = pq[0] * pq[1] * spec.stride[0] * spec.stride[1] * c * np.dtype(char).itemsize
+    return conv_spread.cycles(char, pq, kernel_hw, c, o) < (1.05 if image <= 2 * BAND_BYTES else 0.6) * gather
 
 
 class _Axis(NamedTuple):
