@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -21,11 +22,13 @@ from tinygrad_cnn.kernels import jit
 from tinygrad_cnn.kernels.cpu import memory, simd
 
 ROOT = Path(__file__).parents[2]
+#: Stacks: vectors, rows of a run, and runs; the first three are those of 3 x 3 and 5 x 5 taps of 3 channels and of 1.
+STACKS = [(1, 9, 3), (1, 5, 5), (2, 3, 3), (1, 6, 2)]
 WIDTHS = [(kind, vectors) for kind in simd.KINDS for vectors in range(1, simd.max_vectors(kind) + 1)]
 
 
 @jit
-def run(address, plan, a, b, c, bias, lanes, count):  # type: ignore[no-untyped-def]
+def run_tile(address, plan, a, b, c, bias, lanes, count):  # type: ignore[no-untyped-def]
     simd.call_tile(address, plan, 0, a, 0, b, 0, c, 0, bias, 0, lanes, count)
 
 
@@ -77,9 +80,33 @@ def test_a_tile_sums_what_its_strides_say(kind_vectors: tuple[int, int], dtype: 
         value = (bias if flags & simd.BIAS else 0) + (out if flags & simd.ADD else 0)
         value = value + naive_tile(kind, rows, columns, plan, a[i * a_plane :], b[i * b_plane :])
         out[:] = np.maximum(value, 0) if flags & simd.RELU else value
-    run(address, plan, a, b, c, bias, lanes, count)
+    run_tile(address, plan, a, b, c, bias, lanes, count)
     tolerance = 300 * np.finfo(dtype).eps
     np.testing.assert_allclose(c.reshape(expected.shape), expected, rtol=tolerance, atol=tolerance)
+
+
+def stacks() -> list[tuple[int, int, int]]:
+    return [(v, run, min(runs, simd.max_stack(v) // run)) for v, run, runs in STACKS if simd.max_stack(v) >= run]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sampled_from(stacks()), st.sampled_from("fd"), st.data())
+def test_a_stack_sums_what_its_strides_say(stack: tuple[int, int, int], dtype: str, data: st.DataObject) -> None:
+    vectors, run, runs = stack
+    lanes = data.draw(st.integers(1, simd.lanes(dtype)), "lanes")
+    columns, rows = (vectors - 1) * simd.lanes(dtype) + lanes, run * runs
+    counts, strides = ([data.draw(st.integers(low, 4)) for _ in range(n)] for low, n in ((1, 3), (0, 7)))
+    apart, add = data.draw(st.integers(0, 90), "apart"), data.draw(st.sampled_from([0, simd.ADD]), "add")
+    plan = np.zeros(simd.TILE_ARGS, np.int64)
+    plan[:10], plan[simd.LDC], plan[simd.FLAGS], plan[simd.A_RUN] = [*counts, *strides], columns, add, apart
+    rng = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
+    a, b, c = (rng.standard_normal(size).astype(dtype) for size in (900, 800, rows * columns))
+    sums = [naive_tile(simd.OUTER, run, columns, plan, a[i * apart :], b) for i in range(runs)]
+    expected = np.concatenate(sums).reshape(-1) + (c if add else 0)
+    address = simd.tile_address(dtype, simd.OUTER, vectors, rows, run)
+    run_tile(address, plan, a, b, c, c, lanes, 1)
+    tolerance = 300 * np.finfo(dtype).eps
+    np.testing.assert_allclose(c, expected, rtol=tolerance, atol=tolerance)
 
 
 @settings(max_examples=50, deadline=None)
@@ -104,7 +131,7 @@ def test_a_tile_of_dot_products(k: int, dtype: str, rows: int, data: st.DataObje
     plan[simd.N3], plan[simd.AR], plan[simd.BK] = (k - 1) // lanes, k + gap, k + gap
     plan[simd.LDC], plan[simd.FLAGS] = columns + gap, flags
     address = simd.tile_address(dtype, simd.DOT, columns, rows)
-    run(address, plan, a.reshape(-1), b.reshape(-1), c.reshape(-1), bias, k - (k - 1) // lanes * lanes, 1)
+    run_tile(address, plan, a.reshape(-1), b.reshape(-1), c.reshape(-1), bias, k - (k - 1) // lanes * lanes, 1)
     exact = a[:, :k].astype(np.float64) @ b[:, :k].astype(np.float64).T + (bias if flags & simd.BIAS else 0)
     exact = np.maximum(exact, 0) if flags & simd.RELU else exact
     bound = 20 * np.finfo(dtype).eps * (1 + np.abs(a[:, :k]) @ np.abs(b[:, :k]).T + bias)
@@ -122,6 +149,8 @@ CHECK = """
 from tests.kernels import test_simd
 for kind in test_simd.CODE_KINDS:
     test_simd.check_code(kind)
+for stack in test_simd.stacks():
+    test_simd.check_stack(*stack)
 print(test_simd.simd.host().vector_bytes)
 """
 CODE_KINDS = [simd.OUTER, simd.LANEWISE, 2 * simd.TAPS.index(3), simd.DOT]
@@ -134,6 +163,8 @@ def test_inner_loops_hold_vector_multiply_adds_and_nothing_spills() -> None:
     """An upgrade of LLVM that spills accumulators or scalarises the loop would cost up to 30 times the speed."""
     for kind in [*simd.KINDS, simd.DOT]:
         check_code(kind)
+    for stack in stacks():
+        check_stack(*stack)
 
 
 @on_x86
@@ -146,23 +177,41 @@ def test_inner_loops_on_other_processors(processor: str) -> None:
 
 
 def check_code(kind: int) -> None:
-    """In the inner loops of a kind's widest tiles: a vector multiply-add for each sum, no scalar ones, no spills."""
+    """The inner loops of a kind's widest tiles."""
     vectors = simd.max_columns(np.float32) if kind == simd.DOT else simd.max_vectors(kind)
-    multiply, fused = (r"vfn?m\w*", True) if simd.host().fma else (r"v?mul", False)
     for width in {1, vectors}:
         signature = (types.UniTuple(types.float32, width), types.UniTuple(types.int64, kind + 1))
-        fresh = numba.njit(simd._tiles.py_func)  # what comes from the cache cannot be inspected
-        fresh.compile(signature)
-        assembly = fresh.inspect_asm(signature)
+        assembly = assembly_of(simd._tiles, signature)
         for rows in range(1, simd.max_rows(width, kind) + 1):
             name = simd._tile_name(types.float32, kind, width, rows)
-            loop = inner_loop(assembly, name, multiply)
-            wanted = rows * width * simd.taps(kind)
-            packed = [line for line in loop if re.match(rf"{multiply}ps\b", line)]
-            assert len(packed) == wanted, (name, len(packed), wanted)
-            assert not [line for line in loop if re.match(rf"{multiply}ss\b", line)], name
-            assert fused == (not [line for line in loop if re.match(r"v?addps\b", line)]), name
-            assert not [line for line in loop if re.search(r"%[xyz]mm.*\(%rsp|\(%rsp.*%[xyz]mm", line)], name
+            check_loop(assembly, name, rows * width * simd.taps(kind))
+
+
+def check_stack(vectors: int, run: int, runs: int) -> None:
+    """The inner loop of a stack."""
+    scalars, counts = (
+        types.UniTuple(types.float32, vectors),
+        [types.UniTuple(types.int64, n) for n in (run * runs, run)],
+    )
+    name = simd._stack_name(types.float32, vectors, run * runs, run)
+    check_loop(assembly_of(simd._stack, (scalars, *counts)), name, run * runs * vectors)
+
+
+def assembly_of(kernel: Any, signature: Any) -> str:
+    fresh = numba.njit(kernel.py_func)  # what comes from the cache cannot be inspected
+    fresh.compile(signature)
+    return str(fresh.inspect_asm(signature))
+
+
+def check_loop(assembly: str, name: str, wanted: int) -> None:
+    """So many vector multiply-adds, no scalar ones, no spills."""
+    multiply, fused = (r"vfn?m\w*", True) if simd.host().fma else (r"v?mul", False)
+    loop = inner_loop(assembly, name, multiply)
+    packed = [line for line in loop if re.match(rf"{multiply}ps\b", line)]
+    assert len(packed) == wanted, (name, len(packed), wanted)
+    assert not [line for line in loop if re.match(rf"{multiply}ss\b", line)], name
+    assert fused == (not [line for line in loop if re.match(r"v?addps\b", line)]), name
+    assert not [line for line in loop if re.search(r"%[xyz]mm.*\(%rsp|\(%rsp.*%[xyz]mm", line)], name
 
 
 def inner_loop(assembly: str, function: str, multiply: str) -> list[str]:

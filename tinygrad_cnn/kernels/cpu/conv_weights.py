@@ -17,7 +17,7 @@ from . import contract, memory, simd
 from .contract import COLUMN, PANEL, tile_panel
 from .conv_shared import BAND_BYTES, copy_row, longer_rows
 from .matmul import column_sums
-from .simd import A1, A2, AK, AR, B1, B2, BK, FLAGS, LDC, N1, N2, N3, TILE_ARGS
+from .simd import A1, A2, A_RUN, AK, AR, B1, B2, BK, FLAGS, LDC, N1, N2, N3, TILE_ARGS
 
 #: Shares of the work: shards (runs of blocks, each with its own sum) x splits (shares of the tap runs and panels).
 #: By size only, so that no thread count changes a bit; powers of two, so that two and four threads finish together.
@@ -64,10 +64,10 @@ def _pixels_together(
         return 1
 
     def cost(pixels: int) -> float:
-        return contract.cycles(char, simd.OUTER, (kw + pixels - 1) * c, pixels * o) / pixels
+        return contract.stacks(char, kh, (kw + pixels - 1) * c, pixels * o, contract.WALK)[0] / pixels
 
     best = min((pixels for pixels in range(1, 9) if q % pixels == 0), key=cost)
-    return best if cost(best) < 0.8 * min(cost(1), contract.cycles(char, simd.OUTER, o, kw * c)) else 1
+    return best if cost(best) < 0.8 * min(cost(1), kh * contract.cycles(char, simd.OUTER, o, kw * c)) else 1
 
 
 def _together(pixels: int, x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int], spec: Conv2dSpec) -> np.ndarray:
@@ -95,7 +95,8 @@ class _Found(NamedTuple):
  SWAPPED, LANEWISE, LEFT_GROUP, RIGHT_GROUP, OUT_GROUP, TILE) = range(30)
 # fmt: on
 HEADER = TILE + 8 * TILE_ARGS
-RUN_X, RUN_W, RUN = 0, 1, 2  # a run of taps: its offset in x's window and in the weights
+#: A run of taps, or runs of several rows of the kernel together: offsets in x's window, in the weights, of its panels.
+RUN_X, RUN_W, RUN_PANELS, RUN = 0, 1, 2, 3
 
 
 @lru_cache(4096)
@@ -126,18 +127,31 @@ def _find(
         run, run_taps, tap_step, depth = kw * c, kw, 1, c
     else:
         run, run_taps, tap_step, depth = c_group, 1, 1, c_group
-    starts = [(y, z) for y in range(kh) for z in range(0, kw, run_taps)]
-    straight = contract.cycles(char, simd.OUTER, run, o_group)
+    widths: list[int] | None = None
+    sets, straight = [1] * kh, contract.cycles(char, simd.OUTER, run, o_group)
+    if run_taps == kw and not lanewise:
+        cycles, widths, sets = contract.stacks(char, kh, run, o_group, contract.WALK)
+        straight = cycles / kh
     turned = contract.cycles(char, simd.OUTER, o_group, run)
     saved = (straight - turned) * n * p * q  # cycles for each run of each group; the copy takes 4 a weight
     swapped = not lanewise and turned < 0.9 * straight and saved > 4 * run * o_group
+    if swapped:
+        widths, sets = None, [1] * kh
     rows, across = (o_group, run) if swapped else (run, o_group)
-    panels = contract.panels(char, simd.LANEWISE if lanewise else simd.OUTER, rows, across, walk=contract.WALK)
+    kind = simd.LANEWISE if lanewise else simd.OUTER
+    panels, panels_at = list[int](), {}
+    for count in dict.fromkeys(sets):
+        panels_at[count] = len(panels)
+        stack = run if count > 1 else 0
+        panels += contract.panels(char, kind, count * rows, across, widths, contract.WALK, stack)
+    n_panels = len(panels) // PANEL // len(panels_at)
     size = kh * kw * depth * o
     ldc = kh * kw * depth if swapped else o
+    starts = [(sum(sets[:i]), z, count) for i, count in enumerate(sets) for z in range(0, kw, run_taps)]
     runs = []
-    for y, z in starts:
+    for y, z, count in starts:
         runs += [(y * dy * columns + z * dx) * c, (y * kw + z) * depth * (1 if swapped else o)]
+        runs += [HEADER + RUN * len(starts) + panels_at[count]]
 
     # blocks: rows of one image, or several images
     row_bytes = (sy * columns * c + q * o) * itemsize
@@ -148,7 +162,7 @@ def _find(
     shards = TASKS
     while shards > 1 and (shards > blocks or shards * size > n * (h * w * c + p * q * o)):
         shards //= 2
-    jobs = groups * len(starts) * (len(panels) // PANEL)
+    jobs = groups * len(starts) * n_panels
     splits = min(jobs, max(TASKS // shards, -(-size * itemsize // SPLIT_BYTES)))
 
     span = (kh - 1) * dy + 1
@@ -157,7 +171,7 @@ def _find(
     x_image, g_image = h * w * c, p * q * o
     head = {
         SHARDS: shards, SPLITS: splits, BLOCKS: blocks, BANDS: bands, IMAGES: n, BLOCK_IMAGES: block_images,
-        ROWS_OUT: p, SIZE: size, RUNS: len(starts), PANELS: len(panels) // PANEL, GROUPS: groups,
+        ROWS_OUT: p, SIZE: size, RUNS: len(starts), PANELS: n_panels, GROUPS: groups,
         SCRATCH: scratch, PADDED: padded, X_IMAGE: x_image, G_IMAGE: g_image, G_ROW: q * o,
         ORIGIN_ROW: -top, ORIGIN_COLUMN: -left, SPAN_ROWS: span, SPAN_COLUMNS: columns, STRIDE: sy,
         HEIGHT: h, WIDTH: w, CHANNELS: c, SWAPPED: swapped, LANEWISE: lanewise,
@@ -175,6 +189,7 @@ def _find(
                 tile[A1], tile[A2], tile[AK] = g_strides if swapped else x_strides
                 tile[B1], tile[B2], tile[BK] = x_strides if swapped else g_strides
                 tile[AR], tile[LDC], tile[FLAGS] = 1 if swapped else tap_step, ldc, flags
+                tile[A_RUN] = dy * columns * c
                 tiles += tile
     plan = np.array([head[i] for i in range(TILE)] + tiles + runs + panels, np.int64)
     work = n * p * q * size
@@ -235,8 +250,9 @@ def _tiles(plan, tile, left, at_left, right, at_right, w, shard, split):  # type
     jobs = plan[GROUPS] * runs * panels
     for job in range(jobs * split // splits, jobs * (split + 1) // splits):
         run, rest = job % runs, job // runs
-        group, panel = rest // panels, HEADER + RUN * runs + rest % panels * PANEL
-        column, run = plan[panel + COLUMN], HEADER + RUN * run
+        run = HEADER + RUN * run
+        group, panel = rest // panels, plan[run + RUN_PANELS] + rest % panels * PANEL
+        column = plan[panel + COLUMN]
         a = at_left + group * plan[LEFT_GROUP]
         b = at_right + group * plan[RIGHT_GROUP] + column
         if plan[SWAPPED]:

@@ -34,7 +34,9 @@ MORE, A_MORE, B_MORE = range(12, 15)
 #: How many products like the first follow it in the same call, and how far they are apart in A, in B and in C. The 16
 #: of a Winograd convolution, each of (14, 16) and (16, 16), take 155 cycles a row of A together, 184 in 16 calls.
 PLANES, A_PLANE, B_PLANE, C_PLANE = range(15, 19)
-TILE_ARGS = 19
+#: How far the runs of rows of a stack are apart in A.
+A_RUN = 19
+TILE_ARGS = 20
 #: Bits of FLAGS: sums begin at the bias instead of zero, are added to what C holds, are no less than zero in the end;
 #: or C goes around the caches, for an output too large for them: full vectors only, and aligned.
 BIAS, ADD, RELU, STREAM = 1, 2, 4, 8
@@ -103,6 +105,11 @@ def max_rows(vectors: int, kind: int = OUTER) -> int:
     return min(rows, 14 if kind == LANEWISE else 16)
 
 
+def max_stack(vectors: int) -> int:
+    """Rows of the largest stack of that many vectors."""
+    return min((host().registers - (1 if host().registers == 32 else 2) - vectors) // vectors, 28)
+
+
 def max_vectors(kind: int = OUTER) -> int:
     """Vectors of the widest tile worth having: it still has three rows; with two, a slide gains nothing more."""
     if taps(kind) > 1:
@@ -115,9 +122,22 @@ def max_columns(dtype: Any) -> int:
     return min(lanes(dtype), 10 if host().registers == 32 else 5)
 
 
-def tile_address(dtype: Any, kind: int, vectors: int, rows: int) -> int:
-    """The address of the tile `void(plan, a, b, c, bias, lanes in the last vector, count)`, compiled on first use."""
+def tile_address(dtype: Any, kind: int, vectors: int, rows: int, run: int = 0) -> int:
+    """The address of the tile `void(plan, a, b, c, bias, lanes in the last vector, count)`, compiled on first use.
+
+    With `run`, of a stack: A's rows are runs of so many, AR apart, and from run to run it is A_RUN.
+    """
+    if run:
+        return _stack_address(np.dtype(dtype).char, vectors, rows, run)
     return int(_tile_addresses(np.dtype(dtype).char, kind, vectors)[rows - 1])
+
+
+@cache
+def _stack_address(char: str, vectors: int, rows: int, run: int) -> int:
+    scalar = types.float32 if char == "f" else types.float64
+    signature = (types.UniTuple(scalar, vectors), types.UniTuple(types.int64, rows), types.UniTuple(types.int64, run))
+    _stack.compile(signature)
+    return int(_stack.overloads[signature].library.get_pointer_to_function(_stack_name(scalar, vectors, rows, run)))
 
 
 @cache
@@ -141,6 +161,22 @@ def _tiles(width: Any, kind: Any) -> None:
     _define_tiles(width, kind)
 
 
+@jit
+def _stack(width: Any, rows: Any, run: Any) -> None:
+    """Never called, as `_tiles`: compiling it compiles one stack."""
+    _define_stack(width, rows, run)
+
+
+@intrinsic
+def _define_stack(typingctx: Any, width: Any, rows: Any, run: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        name = _stack_name(width.dtype, width.count, rows.count, run.count)
+        _Tile(builder.module, width.dtype, OUTER, width.count, rows.count, run.count, name).emit()
+        return context.get_dummy_value()
+
+    return types.none(width, rows, run), codegen
+
+
 @intrinsic
 def _define_tiles(typingctx: Any, width: Any, kind: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -155,6 +191,10 @@ def _tile_name(scalar: Any, kind: int, vectors: int, rows: int) -> str:
     return f"tinygrad_cnn_tile_{scalar}_{kind}_{vectors}_{rows}"
 
 
+def _stack_name(scalar: Any, vectors: int, rows: int, run: int) -> str:
+    return f"tinygrad_cnn_stack_{scalar}_{vectors}_{rows}_{run}"
+
+
 class _Tile:
     """Emits one tile function."""
 
@@ -162,15 +202,17 @@ class _Tile:
     #: so that 14 rows need a handful of the 15 integer registers, and 3 additions for each k.
     GROUP = 5
 
-    def __init__(self, module: ir.Module, scalar: Any, kind: int, vectors: int, rows: int) -> None:
-        self.module, self.kind, self.vectors, self.rows = module, kind, vectors, rows
+    def __init__(
+        self, module: ir.Module, scalar: Any, kind: int, vectors: int, rows: int, run: int = 0, name: str = ""
+    ) -> None:
+        self.module, self.kind, self.vectors, self.rows, self.run = module, kind, vectors, rows, run or rows
         self.scalar = ir.FloatType() if scalar == types.float32 else ir.DoubleType()
         self.align = 4 if scalar == types.float32 else 8
         self.lanes = host().vector_bytes // self.align
         self.vector = ir.VectorType(self.scalar, self.lanes)
         self.bits = ir.VectorType(ir.IntType(1), self.lanes)
         self.suffix = f"v{self.lanes}f{8 * self.align}"
-        self.function = ir.Function(module, _TILE_TYPE, _tile_name(scalar, kind, vectors, rows))
+        self.function = ir.Function(module, _TILE_TYPE, name or _tile_name(scalar, kind, vectors, rows))
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
 
     def emit(self) -> None:
@@ -220,7 +262,8 @@ class _Tile:
         three, group = (builder.mul(one, _int(times)) for times in (3, self.GROUP))
         within = [_int(0), one, builder.mul(one, _int(2)), three, builder.mul(one, _int(4))]
         slide = taps(self.kind)
-        bases = -(-(self.rows + slide - 1) // self.GROUP)
+        each = -(-(self.run + slide - 1) // self.GROUP)  # bases of a run
+        bases = self.rows // self.run * each
 
         def inner(values: list[Any]) -> list[Any]:
             rows, bk, acc = values[:bases], values[bases], values[bases + 1 :]
@@ -231,7 +274,9 @@ class _Tile:
                 columns.append([self.load(tap_bk, v) for v in range(self.vectors)])
             out = list(acc)
             for r in range(self.rows + slide - 1):
-                left = self.read(self.at(fixed[r // self.GROUP], within[r % self.GROUP], BYTE))
+                run, row = divmod(r, self.run + slide - 1)
+                base = fixed[run * each + row // self.GROUP]
+                left = self.read(self.at(base, within[row % self.GROUP], BYTE))
                 for tap in range(slide):
                     for v in range(self.vectors) if 0 <= r - tap < self.rows else ():
                         n = (r - tap) * self.vectors + v
@@ -241,8 +286,9 @@ class _Tile:
         def middle(values: list[Any]) -> list[Any]:
             aj, bj, *acc = values
             rows = [aj]
-            for _ in range(bases - 1):
-                rows.append(self.at(rows[-1], group, BYTE))
+            for base in range(1, bases):
+                within_run = base % each
+                rows.append(self.at(rows[-1], group, BYTE) if within_run else self.at(rows[-each], arg[A_RUN]))
             acc = self.loop(arg[N3], inner, [*rows, bj, *acc])[bases + 1 :]
             return [self.at(aj, arg[A2]), self.at(bj, arg[B2]), *acc]
 
