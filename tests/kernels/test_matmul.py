@@ -107,16 +107,19 @@ def test_column_sums_of_many_rows_stay_accurate() -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(
-    st.integers(0, 6), st.integers(0, 90), st.integers(0, 40),
-    st.one_of(st.just(("C", "C")), st.tuples(st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS))),
+    st.one_of(
+        st.tuples(st.integers(0, 40), st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS)),
+        st.tuples(st.one_of(st.integers(0, 40), st.sampled_from([128, 400, 800])), st.just("C"), st.just("C")),
+    ),
+    st.integers(0, 90), st.integers(0, 40),
     st.sampled_from("fd"), st.booleans(),
     st.one_of(st.just((True, True, True)), st.tuples(st.booleans(), st.booleans(), st.booleans())), st.integers(0, 99),
 )  # fmt: skip
 def test_linear_grads(
-    rows: int, inputs: int, outputs: int, layouts: tuple[str, str], dtype: str, relu: bool, wanted: tuple[bool, ...],
-    seed: int,
-) -> None:  # fmt: skip
+    batch: tuple[int, str, str], inputs: int, outputs: int, dtype: str, relu: bool, wanted: tuple[bool, ...], seed: int
+) -> None:
     rng = np.random.default_rng(seed)
+    rows, *layouts = batch
     g, y = (laid_out(rng.standard_normal((rows, outputs)).astype(dtype), layouts[0]) for _ in range(2))
     x = laid_out(rng.standard_normal((rows, inputs)).astype(dtype), layouts[1])
     w = laid_out(rng.standard_normal((outputs, inputs)).astype(dtype), layouts[1])
@@ -168,7 +171,10 @@ def test_the_bits_do_not_depend_on_the_number_of_parts(
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(1, 5), st.integers(1, 300), st.integers(1, 60), st.integers(1, 700), st.integers(0, 99))
+@given(
+    st.one_of(st.integers(1, 5), st.integers(6, 500)), st.integers(1, 300), st.integers(1, 60), st.integers(1, 700),
+    st.integers(0, 99),
+)  # fmt: skip
 def test_the_bits_of_a_layers_gradients_do_not_depend_on_the_number_of_parts(
     parts_of_any_size: Callable[[int], None], rows: int, inputs: int, outputs: int, more: int, seed: int
 ) -> None:

@@ -7,7 +7,6 @@ computes its share of the tasks.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, NamedTuple
 
 import numba
@@ -56,20 +55,13 @@ def run(work: Work, a: np.ndarray, b: np.ndarray, c: np.ndarray, bias: np.ndarra
 def run_flat(work: Work, a: np.ndarray, b: np.ndarray, c: np.ndarray, bias: np.ndarray | None) -> None:
     """Run on 1-D arrays that may be written."""
     body, plan, per_part, size = work
-    scratch = none = _empty(c.dtype.char)
     threads = threads_for(size)  # once: another thread may change it before the launch
-    if per_part:
-        scratch = memory.empty((threads * per_part,), c.dtype)
-    bias = none if bias is None else memory.contiguous(bias)
+    scratch = memory.empty((threads * per_part,), c.dtype) if per_part else c  # c: nobody looks at it
+    bias = c if bias is None else memory.contiguous(bias)
     if threads == 1:
         body(plan, a, b, c, bias, scratch, 1)
     else:
         launch(body, plan, a, b, c, bias, scratch, work=size, threads=threads)
-
-
-@cache
-def _empty(char: str) -> np.ndarray:
-    return np.empty(0, char)
 
 
 def flat(x: np.ndarray) -> np.ndarray:

@@ -229,7 +229,7 @@ def convolve(plan: Plan, x: np.ndarray, w: np.ndarray, y: np.ndarray, bias: Any 
     scratch = memory.empty((threads * plan.scratch,), x.dtype)
     finite = np.ones(threads, np.bool_)
     bias = np.zeros(y.shape[3], x.dtype) if bias is None else memory.contiguous(bias)
-    winner = contract._empty("B") if winner is None else winner.reshape(-1)
+    winner = np.empty(0, np.uint8) if winner is None else winner.reshape(-1)
     arrays = (contract.flat(x), planes, y.reshape(-1), winner, bias, scratch, finite)
     launch(_convolve, plan.numbers, *arrays, work=plan.work, threads=threads)
     return bool(finite.all())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -54,14 +55,58 @@ def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def linear(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, relu: bool = False) -> np.ndarray:
     """(B, I) @ (O, I).T + (O,) -> (B, O), or its ReLU."""
-    if not contract.ENABLED or x.dtype.char not in "fd" or x.dtype != w.dtype:
+    dtype = x.dtype
+    if contract.ENABLED and x.flags.carray and w.flags.carray and dtype == w.dtype:
+        layer = _layer(dtype.char, x.shape, w.shape, bias is not None, relu)
+        if layer is not None:
+            return _run_layer(layer, x, w, bias)
+    if not contract.ENABLED or dtype.char not in "fd" or dtype != w.dtype:
         y = reference.linear(x, w, bias)
         return reference.relu(y) if relu else y
-    y = memory.empty((x.shape[0], w.shape[0]), x.dtype)
+    y = memory.empty((x.shape[0], w.shape[0]), dtype)
     if y.size == 0 or x.shape[1] == 0:
         y[...] = 0 if bias is None else reference.relu(bias) if relu else bias
         return y
     _multiply(x, w.T, y, bias, relu)
+    return y
+
+
+class _Layer(NamedTuple):
+    """A product with the weights of a layer, all C-contiguous, ready to run."""
+
+    work: contract.Work
+    shape: tuple[int, int]  # of the output
+    dots: bool
+    nothing: np.ndarray  # in the place of a bias
+
+
+@lru_cache(4096)
+def _layer(char: str, x_shape: tuple[int, int], w_shape: tuple[int, int], biased: bool, relu: bool) -> _Layer | None:
+    """None where the kernels are not for it."""
+    if char not in "fd" or 0 in x_shape + w_shape:
+        return None
+    size, shape = np.dtype(char).itemsize, (x_shape[0], w_shape[0])
+    row = x_shape[1] * size
+    work = _product(char, x_shape, shape[1], (row, size), (size, row), biased, relu)
+    return _Layer(work, shape, work.body is _dots, np.empty(0, char))
+
+
+def _run_layer(layer: _Layer, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    """With as little Python as can be: for one image and 10 outputs the kernel takes 0.1 us."""
+    work, shape, dots, nothing = layer
+    y = memory.empty(shape, x.dtype)
+    if not dots:
+        contract.run_flat(work, x.reshape(-1), w.reshape(-1), y.reshape(-1), bias)
+        return y
+    if bias is None:
+        bias = nothing
+    elif not bias.flags.carray:
+        bias = bias.copy()
+    body, plan, _, size = work
+    if threads_for(size) == 1:
+        body(plan, x, w, y, bias, nothing, 1)
+    else:
+        launch(body, plan, x, w, y, bias, nothing, work=size)
     return y
 
 
@@ -96,13 +141,13 @@ def linear_grads(
     out: np.ndarray | None = None,
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """(B, O), (B, I), (O, I) -> the wanted gradients of x, w and the bias; `out` is `linear`'s output if of a ReLU."""
-    if x is not None and w is not None and 0 < len(g) <= DOT_ROWS:
-        y, dtype = g if out is None else out, g.dtype
-        plain = g.flags.carray and x.flags.carray and w.flags.carray and y.flags.carray
-        if plain and dtype.char in "fd" and x.dtype == w.dtype == dtype and contract.ENABLED:
-            dx, dw, db = memory.empty(x.shape, dtype), memory.empty(w.shape, dtype), memory.empty((len(w),), dtype)
-            launch(_few_rows, g, y, x, w, dx, dw, db, out is not None, work=2 * len(g) * w.size)
-            return dx, dw, db
+    y, left, right = g if out is None else out, g if x is None else x, g if w is None else w
+    plain = g.flags.carray and y.flags.carray and left.flags.carray and right.flags.carray
+    if plain and contract.ENABLED and g.dtype == left.dtype == right.dtype:
+        for_x, for_w = w is not None and wanted[0], x is not None and wanted[1]
+        layer = _layer_grads(g.dtype.char, g.shape, left.shape, right.shape, for_x, for_w, wanted[2])
+        if layer is not None:
+            return _run_grads(layer, g, y, left, right, out is not None)
     if out is not None:
         g = relu_grad(g, out)
     return (
@@ -110,6 +155,61 @@ def linear_grads(
         matmul(g.T, x) if x is not None and wanted[1] else None,
         column_sums(g) if wanted[2] else None,
     )
+
+
+class _LayerGrads(NamedTuple):
+    """The gradients of a layer, all C-contiguous, ready to run."""
+
+    plan: np.ndarray
+    shapes: tuple[tuple[int, ...] | None, ...]  # of the gradients of x, w and the bias; None: not wanted
+    scratch: int
+    work: int
+    few: bool
+    one: np.ndarray
+
+
+def _run_grads(
+    layer: _LayerGrads, g: np.ndarray, y: np.ndarray, x: np.ndarray, w: np.ndarray, relu: bool
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """In one launch."""
+    plan, (x_shape, w_shape, b_shape), per_part, work, few, one = layer
+    dtype, threads, passed = g.dtype, threads_for(work), g
+    if relu and not few:
+        if threads == 1:
+            passed = memory.empty(g.shape, dtype)
+        else:  # each part would do all of it
+            g = passed = relu_grad(g, y)
+            relu = False
+    dx = None if x_shape is None else memory.empty(x_shape, dtype)
+    dw = None if w_shape is None else memory.empty(w_shape, dtype)
+    db = None if b_shape is None else np.empty(b_shape, dtype)
+    scratch = memory.empty((threads * per_part,), dtype) if per_part else one
+    outputs = g if dx is None else dx, g if dw is None else dw, one if db is None else db
+    kernel, arrays = (_few_rows, ()) if few else (_grads, (plan, passed, one, scratch))
+    if threads == 1:
+        kernel(g, y, x, w, *outputs, relu, *arrays, 1)
+    else:
+        launch(kernel, g, y, x, w, *outputs, relu, *arrays, work=work, threads=threads)
+    return dx, dw, db
+
+
+@jit(parts=True)
+def _grads(g, y, x, w, dx, dw, db, relu, plan, passed, one, scratch, part, parts):  # type: ignore[no-untyped-def]
+    """The ReLU's gradient if there is one, which each part needs all of, then this part's share of the products."""
+    g, y, passed, w, x, dx, dw = (
+        g.reshape(-1), y.reshape(-1), passed.reshape(-1), w.reshape(-1), x.reshape(-1), dx.reshape(-1), dw.reshape(-1),
+    )  # fmt: skip
+    if relu:
+        zero = one[0] - one[0]
+        for i in range(g.size):
+            passed[i] = zero if y[i] <= zero else g[i]
+    for product in range(3):
+        at = plan[product]
+        if at != 0:
+            a = one if product == L_BIAS else passed
+            b = w if product == L_INPUT else x if product == L_WEIGHT else passed
+            c = dx if product == L_INPUT else dw if product == L_WEIGHT else db
+            _multiply_share(plan, at, a, b, c, one, scratch, part * plan[L_SCRATCH], part, parts)
 
 
 @jit(parts=True)
@@ -143,6 +243,44 @@ M_HEADER = M_TILE + 6 * TILE_ARGS
 ROWS_PACKED, DEPTHS_PACKED = 1, 2  # how A is packed: row after row, or (A transposed) all rows of a depth together
 
 
+#: The plan of a layer's gradients: where those of the three products begin (0: not wanted), and scratch for a part.
+L_INPUT, L_WEIGHT, L_BIAS, L_SCRATCH, L_HEADER = range(5)
+
+
+@lru_cache(4096)
+def _layer_grads(
+    char: str,
+    g_shape: tuple[int, int],
+    x_shape: tuple[int, int],
+    w_shape: tuple[int, int],
+    for_x: bool,
+    for_w: bool,
+    for_bias: bool,
+) -> _LayerGrads | None:
+    """None where the kernels are not for it; x's shape counts if the gradient of w is wanted, and w's if x's is."""
+    if char not in "fd" or 0 in g_shape + x_shape + w_shape:
+        return None
+    (rows, outputs), inputs = g_shape, (w_shape if for_x else x_shape)[1]
+    shapes = (rows, inputs) if for_x else None, (outputs, inputs) if for_w else None, (outputs,) if for_bias else None
+    if rows <= DOT_ROWS and for_x and for_w and for_bias:
+        return _LayerGrads(_one(char), shapes, 0, 2 * rows * outputs * inputs, True, _one(char))
+    size = np.dtype(char).itemsize
+    down, right = (outputs * size, size), (inputs * size, size)  # the strides of g, and those of x and w
+    products = {
+        L_INPUT: _blocks(char, (rows, outputs), inputs, down, right) if for_x else None,
+        L_WEIGHT: _blocks(char, (outputs, rows), inputs, down[::-1], right) if for_w else None,
+        L_BIAS: _blocks(char, (1, rows), outputs, (0, 0), down) if for_bias else None,
+    }
+    plan, scratch, work = [0] * L_HEADER, 0, 0
+    for place, product in products.items():
+        if product is not None:
+            plan[place] = len(plan)
+            plan += product.plan.tolist()
+            scratch, work = max(scratch, product.scratch), work + product.work
+    plan[L_SCRATCH] = scratch
+    return _LayerGrads(np.array(plan, np.int64), shapes, scratch, work, False, _one(char))
+
+
 @lru_cache(4096)
 def _product(
     char: str,
@@ -154,13 +292,29 @@ def _product(
     relu: bool,
 ) -> contract.Work:
     m, k = a_shape[-2:]
+    (a_row, a_depth), (b_depth, b_column) = a_strides[-2:], b_strides[-2:]
+    itemsize = np.dtype(char).itemsize
+    dots = m <= DOT_ROWS or n <= simd.max_columns(char) or (m <= DOT_MOST_ROWS and k in DOT_DEPTHS)
+    if dots and (len(a_shape) == 2 or a_shape[0] == 1) and a_depth == b_depth == itemsize and b_column != itemsize:
+        return _dot_products(char, m, n, k, a_row // itemsize, b_column // itemsize, biased, relu)
+    return _blocks(char, a_shape, n, a_strides, b_strides, biased, relu)
+
+
+def _blocks(
+    char: str,
+    a_shape: tuple[int, ...],
+    n: int,
+    a_strides: tuple[int, ...],
+    b_strides: tuple[int, ...],
+    biased: bool = False,
+    relu: bool = False,
+) -> contract.Work:
+    """The product in blocks that fit the caches."""
+    m, k = a_shape[-2:]
     batch = a_shape[0] if len(a_shape) == 3 else 1
     itemsize, lanes = np.dtype(char).itemsize, simd.lanes(char)
     a_batch, a_row, a_depth = ([0] + [stride // itemsize for stride in a_strides])[-3:]
     b_batch, b_depth, b_column = ([0] + [stride // itemsize for stride in b_strides])[-3:]
-    dots = m <= DOT_ROWS or n <= simd.max_columns(char) or (m <= DOT_MOST_ROWS and k in DOT_DEPTHS)
-    if batch == 1 and dots and a_depth == b_depth == 1 and b_column != 1:
-        return _dot_products(char, m, n, k, a_row, b_column, biased, relu)
     blocks, depths = -(-m // BLOCK_ROWS), -(-k // DEPTH)
     rows, deepest = -(-m // blocks), -(-k // depths)
     widths = contract.panel_widths(char, simd.OUTER, rows, n)
@@ -239,58 +393,64 @@ def _dots(plan, a, b, c, bias, scratch, part, parts):  # type: ignore[no-untyped
 
 @jit(parts=True)
 def _multiply_blocks(plan, a, b, c, bias, scratch, part, parts):  # type: ignore[no-untyped-def]
-    """Body: this part's share of the (batch, block of rows, group of panels) jobs."""
-    blocks, groups, rows, depth, depths = plan[M_BLOCKS], plan[M_GROUPS], plan[M_ROWS], plan[M_DEPTH], plan[M_DEPTHS]
-    jobs = plan[M_BATCH] * blocks * groups
-    base = part * plan[M_SCRATCH]
+    """Body."""
+    _multiply_share(plan, 0, a, b, c, bias, scratch, part * plan[M_SCRATCH], part, parts)
+
+
+@inner
+def _multiply_share(plan, at, a, b, c, bias, scratch, base, part, parts):  # type: ignore[no-untyped-def]
+    """This part's share of the (batch, block of rows, group of panels) jobs; the plan of the product begins at `at`."""
+    blocks, groups, depths = plan[at + M_BLOCKS], plan[at + M_GROUPS], plan[at + M_DEPTHS]
+    rows, depth = plan[at + M_ROWS], plan[at + M_DEPTH]
+    jobs = plan[at + M_BATCH] * blocks * groups
     for job in range(jobs * part // parts, jobs * (part + 1) // parts):
         batch, block, group = job // groups // blocks, job // groups % blocks, job % groups
         top, bottom = rows * block // blocks, rows * (block + 1) // blocks
         for d in range(depths):
             first, last = depth * d // depths, depth * (d + 1) // depths
-            _block(plan, a, b, c, bias, scratch, base, batch, group, top, bottom, first, last)
+            _block(plan, at, a, b, c, bias, scratch, base, batch, group, top, bottom, first, last)
 
 
 @inner
-def _block(plan, a, b, c, bias, scratch, base, batch, group, top, bottom, first, last):  # type: ignore[no-untyped-def]
+def _block(plan, at, a, b, c, bias, scratch, base, batch, group, top, bottom, first, last):  # type: ignore[no-untyped-def]
     """C[top:bottom, the panels of a group] += A[top:bottom, first:last] @ B[first:last, those panels]."""
-    more_rows = bottom - top - plan[M_ROWS] // plan[M_BLOCKS]
-    more_depth = last - first - plan[M_DEPTH] // plan[M_DEPTHS]
-    place = 0 if first == 0 else 2 if last == plan[M_DEPTH] else 1
-    tile = M_TILE + TILE_ARGS * (3 * more_depth + place)
-    left = batch * plan[M_A_BATCH] + top * plan[M_A_ROW] + first * plan[M_A_DEPTH]
+    more_rows = bottom - top - plan[at + M_ROWS] // plan[at + M_BLOCKS]
+    more_depth = last - first - plan[at + M_DEPTH] // plan[at + M_DEPTHS]
+    place = 0 if first == 0 else 2 if last == plan[at + M_DEPTH] else 1
+    tile = at + M_TILE + TILE_ARGS * (3 * more_depth + place)
+    left = batch * plan[at + M_A_BATCH] + top * plan[at + M_A_ROW] + first * plan[at + M_A_DEPTH]
     source = a
-    if plan[M_PACK_A]:
-        by_row = plan[M_PACK_A] == ROWS_PACKED
+    if plan[at + M_PACK_A]:
+        by_row = plan[at + M_PACK_A] == ROWS_PACKED
         runs, length = (bottom - top, last - first) if by_row else (last - first, bottom - top)
-        step = plan[M_A_ROW] if by_row else plan[M_A_DEPTH]
+        step = plan[at + M_A_ROW] if by_row else plan[at + M_A_DEPTH]
         for run in range(runs):
-            copy(scratch, base + run * plan[M_PACKED_ROW], a, left + run * step, length)
+            copy(scratch, base + run * plan[at + M_PACKED_ROW], a, left + run * step, length)
         source, left = scratch, base
-    panels, groups = plan[M_PANELS], plan[M_GROUPS]
+    panels, groups = plan[at + M_PANELS], plan[at + M_GROUPS]
     for p in range(panels * group // groups, panels * (group + 1) // groups):
-        panel = M_HEADER + (more_rows * panels + p) * PANEL
+        panel = at + M_HEADER + (more_rows * panels + p) * PANEL
         column = plan[panel + COLUMN]
-        right = batch * plan[M_B_BATCH] + first * plan[M_B_DEPTH] + column * plan[M_B_COLUMN]
-        out = batch * plan[M_C_BATCH] + top * plan[M_COLUMNS] + column
-        if plan[M_PACK_B]:
-            packed = base + plan[M_SCRATCH_B]
-            end = plan[panel + PANEL + COLUMN] if p + 1 < panels else plan[M_COLUMNS]
-            _pack_panel(plan, b, right, last - first, end - column, scratch, packed, plan[tile + BK])
+        right = batch * plan[at + M_B_BATCH] + first * plan[at + M_B_DEPTH] + column * plan[at + M_B_COLUMN]
+        out = batch * plan[at + M_C_BATCH] + top * plan[at + M_COLUMNS] + column
+        if plan[at + M_PACK_B]:
+            packed = base + plan[at + M_SCRATCH_B]
+            end = plan[panel + PANEL + COLUMN] if p + 1 < panels else plan[at + M_COLUMNS]
+            _pack_panel(plan, at, b, right, last - first, end - column, scratch, packed, plan[tile + BK])
             tile_panel(plan, tile, panel, source, left, scratch, packed, c, out, bias, column)
         else:
             tile_panel(plan, tile, panel, source, left, b, right, c, out, bias, column)
 
 
 @inner
-def _pack_panel(plan, b, right, depth, columns, scratch, to, row):  # type: ignore[no-untyped-def]
+def _pack_panel(plan, at, b, right, depth, columns, scratch, to, row):  # type: ignore[no-untyped-def]
     """Copy a (depth, columns) panel of B into scratch, rows `row` elements apart."""
-    down, across = plan[M_B_DEPTH], plan[M_B_COLUMN]
+    down, across = plan[at + M_B_DEPTH], plan[at + M_B_COLUMN]
     if across == 1:
         for d in range(depth):
             copy(scratch, to + d * row, b, right + d * down, columns)
     elif down == 1:
-        transpose(columns, depth, b, right, across, scratch, to, row, plan[M_LANES])
+        transpose(columns, depth, b, right, across, scratch, to, row, plan[at + M_LANES])
     else:
         for d in range(depth):
             for j in range(columns):

@@ -9,20 +9,21 @@ Kernels walk over C-contiguous memory. Images have the shape (N, C, H, W) and, n
 
 from __future__ import annotations
 
-import math
-import sys
 import threading
 from itertools import islice
+from math import prod
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from .. import launch
 from ..compile import jit
 from . import simd
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
-SMALL = 4096  # bytes: below it NumPy's own allocator is faster than looking for a buffer
+SMALL = 4096  # bytes, a power of two: below it NumPy's own allocator is faster than looking for a buffer
 IDLE_LIMIT = 1 << 30  # bytes of unused buffers kept: by that much the pool grows before it lets go of them
 SWAP = 1 << 18  # bytes of float32 from which a copy that swaps axes is worth compiling a kernel
 SCAN = 64  # buffers of one size looked at per request, and 64 more where a cursor stands: 100,000 may be alive
@@ -56,20 +57,20 @@ class Pool:
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype, nbytes: int) -> np.ndarray:
         """An array over a buffer that nobody uses, contents arbitrary; sizes round up to 4 KiB pages."""
-        size = -(-nbytes // SMALL) * SMALL
+        size = nbytes + SMALL - 1 & -SMALL
         with self._lock:  # until the array is made, another thread would take the buffer for a free one
             found = self._sizes.get(size)
             if found is not None:
                 few = found.buffers if len(found.buffers) <= SCAN else islice(found.buffers, SCAN)
                 for raw, view, offset in few:  # the first free one: likely to be in the cache
-                    if sys.getrefcount(raw) == _FREE:
-                        return np.ndarray(shape, dtype, view, offset)
+                    if getrefcount(raw) == _FREE:
+                        return ndarray(shape, dtype, view, offset)
                 if len(found.buffers) > SCAN:
                     found.cursor = found.cursor + SCAN if found.cursor + SCAN < len(found.buffers) else SCAN
                     for raw, view, offset in islice(found.buffers, found.cursor, found.cursor + SCAN):
-                        if sys.getrefcount(raw) == _FREE:
+                        if getrefcount(raw) == _FREE:
                             found.cursor -= SCAN  # there may be more here
-                            return np.ndarray(shape, dtype, view, offset)
+                            return ndarray(shape, dtype, view, offset)
             return self._new(shape, dtype, size)
 
     def _new(self, shape: tuple[int, ...], dtype: np.dtype, size: int) -> np.ndarray:
@@ -80,7 +81,7 @@ class Pool:
         view, offset = raw.data, -raw.ctypes.data % ALIGNMENT
         self._sizes.setdefault(size, _Size()).buffers.append((raw, view, offset))
         self._bytes += size
-        return np.ndarray(shape, dtype, view, offset)
+        return ndarray(shape, dtype, view, offset)
 
     def trim(self) -> None:
         """Give every unused buffer back to the system."""
@@ -91,7 +92,7 @@ class Pool:
         for size, found in list(self._sizes.items()):
             busy = []
             for raw, view, offset in found.buffers:
-                if sys.getrefcount(raw) > _FREE:
+                if getrefcount(raw) > _FREE:
                     busy.append((raw, view, offset))
             self._bytes -= size * (len(found.buffers) - len(busy))
             found.buffers = busy
@@ -105,7 +106,7 @@ def _references_to_an_unused_buffer() -> int:
     buffers = [(one, one.data, 0)]
     del one
     for raw, _, _ in buffers:
-        return sys.getrefcount(raw)
+        return getrefcount(raw)
     raise AssertionError
 
 
@@ -115,9 +116,11 @@ pool = Pool()
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
     """An uninitialised C-contiguous array, 64-byte aligned from 4 KiB on."""
-    if not isinstance(dtype, np.dtype):
+    try:
+        nbytes = prod(shape) * dtype.itemsize
+    except (AttributeError, TypeError):  # no np.dtype; to look first takes 60 ns
         dtype = np.dtype(dtype)
-    nbytes = math.prod(shape) * dtype.itemsize
+        nbytes = prod(shape) * dtype.itemsize
     if nbytes < SMALL:
         return np.empty(shape, dtype)
     return pool.array(shape, dtype, nbytes)
