@@ -21,8 +21,9 @@ if contract.ENABLED:
 
 #: Shares of the weight gradient, each with its own sums.
 SHARDS = 8
-#: Pixels whose products make one sum, in registers, before it is added to those in memory.
-SUM_PIXELS = 64
+#: Bytes of rows whose products make one sum, in registers, before it is added to those in memory; while the L1 cache
+#: holds them, the next are fetched. At a stride of two, 64 images of 64 x 32 x 32 take 300 us, by four rows a sum 345.
+SUM_BYTES = 16 << 10
 
 
 @lru_cache(4096)
@@ -91,7 +92,7 @@ def _spread(g, shape, lanes, zeros, w, x, n, size, stride, part, parts):  # type
 def weight_grad(x: np.ndarray, g: np.ndarray, k: int, stride: int) -> np.ndarray:
     """(K, K, 1, C) from (N, H, W, C) and (N, P, Q, C), all C-contiguous."""
     (n, *hwc), (_, p, q, c) = x.shape, g.shape
-    bands = min(p, -(-p * q // SUM_PIXELS))
+    bands = -(-p // max(1, SUM_BYTES // ((stride * hwc[1] + q) * c * x.itemsize)))
     sums = memory.zeros((min(SHARDS, n * bands), k * k * c), x.dtype)
     zeros = memory.zeros((hwc[1] * c,), x.dtype)
     launch(
