@@ -298,3 +298,18 @@ def test_what_a_kernel_calls_becomes_machine_code_in_the_kernel_only(monkeypatch
     _double(x, 2)
     np.testing.assert_array_equal(x, [0, 2, 4, 6, 8])
     assert len(libraries) == 1
+
+
+@compiler.jit
+def _sum_of(x):  # type: ignore[no-untyped-def]
+    return _twice(x[0]) + x[1]
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
+def test_a_dispatcher_is_made_on_first_use_and_takes_its_place() -> None:
+    """A kernel called by its name in its module pays for that once; what held it before still works."""
+    held = _sum_of
+    assert isinstance(held, compiler.Kernel)
+    assert _sum_of(np.array([1, 3])) == 5
+    assert _sum_of is held.dispatcher
+    assert held(np.array([2, 3])) == 7

@@ -29,7 +29,7 @@ from llvmlite.binding import ffi
 from numba.core import caching, cgutils, event, types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.targetconfig import ConfigStack
-from numba.extending import intrinsic
+from numba.extending import intrinsic, typeof_impl
 from numba.np.ufunc.parallel import _launch_threads
 
 from .pipeline import InnerCompiler, KernelCompiler, compile_into
@@ -51,19 +51,80 @@ def jit(fn: Callable[..., Any] | None = None, *, parts: bool = False) -> Any:
     """
     if fn is None:
         return lambda f: jit(f, parts=parts)
-    kernel = _njit(_all_parts(fn) if parts else fn, pipeline_class=KernelCompiler, no_cfunc_wrapper=True)
-    if not numba.config.DISABLE_JIT:
-        kernel._cache = KernelCache(fn)
-        _ours[fn.__module__, fn.__qualname__] = fn
-    return kernel
+    if numba.config.DISABLE_JIT:
+        return _all_parts(fn) if parts else fn
+    return Kernel(fn, parts)
 
 
 def inner(fn: Callable[..., Any] | None = None, *, inline: bool = False) -> Any:
     """Compile a function that only kernels call, into each of them; `inline` also where LLVM would rather not."""
     if fn is None:
         return lambda f: inner(f, inline=inline)
-    wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return _njit(fn, pipeline_class=InnerCompiler, forceinline=inline, **wrappers)
+    return fn if numba.config.DISABLE_JIT else _Inner(fn, inline)
+
+
+class _Lazy:
+    """A function of which Numba's dispatcher is made when it is first needed.
+
+    To make one takes 0.1 ms, and importing tinygrad_cnn would make 160, after 10 ms of Numba's own preparations.
+    """
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self._fn = fn
+        self._made: Any = None
+        self.__name__, self.__module__, self.__doc__ = fn.__name__, fn.__module__, fn.__doc__
+
+    def _make(self) -> Any:
+        raise NotImplementedError
+
+    @property
+    def dispatcher(self) -> Any:
+        """The dispatcher, which also takes this object's place in its module."""
+        if self._made is None:
+            with global_compiler_lock:
+                if self._made is None:
+                    self._made = self._make()
+            if self._fn.__globals__.get(self.__name__) is self:
+                self._fn.__globals__[self.__name__] = self._made
+        return self._made
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.dispatcher, name)
+
+
+class Kernel(_Lazy):
+    """What `jit` makes of a function."""
+
+    def __init__(self, fn: Callable[..., Any], parts: bool) -> None:
+        super().__init__(fn)
+        self._parts = parts
+
+    def _make(self) -> Any:
+        fn = self._fn
+        kernel = _njit(_all_parts(fn) if self._parts else fn, pipeline_class=KernelCompiler, no_cfunc_wrapper=True)
+        kernel._cache = KernelCache(fn)
+        _ours[fn.__module__, fn.__qualname__] = fn
+        return kernel
+
+    def __call__(self, *args: Any) -> Any:
+        return self.dispatcher(*args)
+
+
+class _Inner(_Lazy):
+    """What `inner` makes of a function, and the body of a kernel with parts."""
+
+    def __init__(self, fn: Callable[..., Any], inline: bool = False) -> None:
+        super().__init__(fn)
+        self._inline = inline
+
+    def _make(self) -> Any:
+        wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        return _njit(self._fn, pipeline_class=InnerCompiler, forceinline=self._inline, **wrappers)
+
+
+@typeof_impl.register(_Lazy)
+def _type_of_lazy(value: _Lazy, context: Any) -> Any:
+    return types.Dispatcher(value.dispatcher)
 
 
 def _njit(fn: Callable[..., Any], **options: Any) -> Any:
@@ -73,9 +134,9 @@ def _njit(fn: Callable[..., Any], **options: Any) -> Any:
 def _all_parts(fn: Callable[..., Any]) -> Callable[..., Any]:
     """The function that hands its arguments and `parts` to `_for_each_part` of fn."""
     arguments = ", ".join(fn.__code__.co_varnames[: fn.__code__.co_argcount - 2])
-    scope = {"for_each_part": _for_each_part, "part": _njit(fn)}
+    scope: dict[str, Any] = {"for_each_part": _for_each_part, "part": fn if numba.config.DISABLE_JIT else _Inner(fn)}
     exec(f"def {fn.__name__}({arguments}, parts):\n    for_each_part(part, ({arguments},), parts)\n", scope)
-    every_part = scope[fn.__name__]
+    every_part: Callable[..., Any] = scope[fn.__name__]
     every_part.__module__, every_part.__qualname__ = fn.__module__, fn.__qualname__
     return every_part
 

@@ -30,13 +30,20 @@ PANEL = 7
 WALK = 0.02
 
 
-class Work(NamedTuple):
-    """A contraction ready to run: its body, plan, scratch elements per part, and work as `launch` counts it."""
-
+class _Work(NamedTuple):
     body: Any
     plan: np.ndarray
     scratch: int
     work: int
+
+
+class Work(_Work):
+    """A contraction ready to run: its body, plan, scratch elements per part, and work as `launch` counts it."""
+
+    __slots__ = ()
+
+    def __new__(cls, body: Any, plan: np.ndarray, scratch: int, work: int) -> Work:
+        return super().__new__(cls, getattr(body, "dispatcher", body), plan, scratch, work)
 
 
 def effort(multiply_adds: int, elements: int) -> int:
