@@ -112,6 +112,48 @@ def test_unused_buffers_go_back_above_the_limit(pool: memory.Pool, monkeypatch: 
     assert not pool._sizes
 
 
+def test_large_buffers_are_made_of_unused_neighbours(pool: memory.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What several smaller arrays leave serves a larger one, and what that leaves smaller ones; other memory stays."""
+    monkeypatch.setattr(memory, "SEGMENT", 16 << 20)
+    mega = 1 << 20
+    arrays = [memory.empty((n * mega,), np.uint8) for n in (1, 2, 3, 5, 2, 6)]  # more than a segment
+    for mark, x in enumerate(arrays):
+        x.fill(mark)
+    before, where = pool._bytes, address(arrays[1])
+    del arrays[1:4], x
+    joined = memory.empty((9 * mega,), np.uint8)
+    assert address(joined) == where
+    joined.fill(9)
+    assert address(memory.empty((mega,), np.uint8)) == where + 9 * mega
+    assert pool._bytes == before
+    assert [x.min() for x in arrays] == [x.max() for x in arrays] == [0, 4, 5]
+
+
+@given(st.data())
+def test_live_arrays_never_overlap_and_nothing_is_lost(data: st.DataObject) -> None:
+    """Any sequence of requests and releases, in pages, with large buffers of 4 pages and segments of 20."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, pages in (("SEGMENT", 20), ("JOINED", 4), ("IDLE_LIMIT", data.draw(st.integers(8, 200), "limit"))):
+            patch.setattr(memory, name, pages * memory.SMALL)
+        pool, live = memory.Pool(), dict[int, np.ndarray]()
+        for mark in range(data.draw(st.integers(1, 40), "requests")):
+            for old in data.draw(st.lists(st.sampled_from([0, *live]), max_size=3), "released"):
+                live.pop(old, None)
+            size = data.draw(st.integers(1, 30), "pages") * memory.SMALL - data.draw(st.sampled_from([0, 8, 16]))
+            array = live[mark] = pool.array((size // 8,), np.dtype(np.int64), size)
+            array.fill(mark)
+            assert array.nbytes == size
+            assert address(array) % memory.ALIGNMENT == 0
+            del array
+            assert all((x == number).all() for number, x in live.items())
+            counted = [sum(size * len(found.buffers) for size, found in pool._sizes.items())]
+            counted += [sum(len(view) for segment in pool._segments for _, view in segment.buffers)]
+            assert counted == [pool._bytes] * 2
+        live.clear()
+        pool.trim()
+        assert (pool._bytes, pool._sizes, pool._segments) == (0, {}, [])
+
+
 def test_threads_never_share_a_buffer(pool: memory.Pool) -> None:
     wrong = []
 
