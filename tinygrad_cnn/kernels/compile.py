@@ -89,6 +89,8 @@ class _Lazy:
         return self._made
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # somebody only asks what this is
+            raise AttributeError(name)
         return getattr(self.dispatcher, name)
 
 
