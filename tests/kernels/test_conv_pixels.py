@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tinygrad_cnn as tg
 from tinygrad_cnn import kernels
 from tinygrad_cnn.kernels import reference
 from tinygrad_cnn.kernels.cpu import conv, conv_pixels, pool, simd
@@ -21,17 +22,17 @@ from .test_conv import Case, close, operands
 
 
 @st.composite
-def cases(draw):  # type: ignore[no-untyped-def]
-    """One to three channels in, up to eight out; rows of less than a vector and of several, with any padding."""
+def cases(draw, c=3, out=(1, 12)):  # type: ignore[no-untyped-def]
+    """Up to c channels in and eight out; rows of less than a vector and of several, with any padding."""
     kernel, dilation = (draw(st.tuples(st.integers(1, most), st.integers(1, most))) for most in (5, 3))
     pads = [draw(st.integers(0, 4)) for _ in range(4)]
-    out = draw(st.tuples(st.integers(1, 12), st.integers(1, 40)))
+    sizes = draw(st.tuples(st.integers(*out), st.integers(out[0], 40)))
     hw = [
-        max(1, size + (k - 1) * d - a - b)
-        for size, k, d, a, b in zip(out, kernel, dilation, pads[::2], pads[1::2], strict=True)
+        max(out[0], size + (k - 1) * d - a - b)
+        for size, k, d, a, b in zip(sizes, kernel, dilation, pads[::2], pads[1::2], strict=True)
     ]
     spec = Conv2dSpec(padding=tuple(pads), dilation=dilation)
-    c, o, n = (draw(st.integers(1, most)) for most in (3, conv_pixels.CHANNELS, 9))
+    c, o, n = (draw(st.integers(1, most)) for most in (c, conv_pixels.CHANNELS, 9))
     return Case(n, c, tuple(hw), o, kernel, spec, draw(st.sampled_from("fd")), draw(st.integers(0, 2**16)))
 
 
@@ -43,7 +44,7 @@ def always() -> Iterator[None]:
         patch.setattr(conv_pixels, "_pays", lambda *args: True)
         patch.setattr(conv_pixels, "PLANE_BYTES", 8 << 10)
         patch.setattr(kernels, "PARALLEL_WORK", 0)
-        cached = (conv_pixels.find, conv._forward, conv._pool_plan)
+        cached = (conv_pixels.find, conv_pixels.find_gradients, conv._forward, conv._pool_plan)
         for function in cached:
             function.cache_clear()
         yield
@@ -90,16 +91,68 @@ def test_the_pool_of_the_planes_is_that_of_the_map(case: Case, value: float, bia
             np.testing.assert_array_equal(np.signbit(one), np.signbit(other))
 
 
-@given(cases())
+def pooled_gradient(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The input, what each window got, each window's winner and the map's gradient, of at least one window."""
+    hw = case.spec.output_hw(case.hw, case.kernel)
+    rng = np.random.default_rng(case.seed)
+    shape = (case.n, case.o, hw[0] // 2, hw[1] // 2)
+    g, winner = rng.standard_normal(shape).astype(case.dtype), rng.integers(0, 5, shape, np.uint8)
+    return operands(case)[0], g, winner, pool.max_pool2d_scatter(g, winner, hw, (2, 2), (2, 2), (0, 0), (1, 1))
+
+
+@given(cases(c=1, out=(2, 14)))
+@always()
+def test_the_gradients_from_the_winners_are_those_from_the_map(case: Case) -> None:
+    x, g, winner, whole = pooled_gradient(case)
+    found = conv.conv2d_max_pool_grads(g, winner, x, (case.o, 1, *case.kernel), case.spec)
+    if case.o > simd.max_columns(case.dtype):
+        assert found is None
+        return
+    assert found is not None
+    wide = whole.astype(np.float64)
+    close(found[0], reference.conv2d_weight_grad(x.astype(np.float64), wide, case.kernel, case.spec), wide[:, 0].size)
+    close(found[1], wide.sum((0, 2, 3)), wide[:, 0].size)
+
+
+@given(cases(c=1, out=(2, 14)), st.sampled_from([np.nan, np.inf]), st.data())
+@always()
+def test_gradients_with_infinities_are_left_to_the_map(case: Case, value: float, data: st.DataObject) -> None:
+    x, g, winner, whole = pooled_gradient(case)
+    x[tuple(data.draw(st.integers(0, size - 1)) for size in x.shape)] = value
+    with np.errstate(all="ignore"):
+        exact = reference.conv2d_weight_grad(x, whole, case.kernel, case.spec)
+    found = conv.conv2d_max_pool_grads(g, winner, x, (case.o, 1, *case.kernel), case.spec)
+    assert found is None or np.isfinite(exact).all()
+
+
+@given(cases(c=1, out=(2, 14)))
 @always()
 def test_the_bits_do_not_depend_on_the_number_of_parts(case: Case) -> None:
     x, w, bias, _ = operands(case)
+    _, g, winner, _ = pooled_gradient(case)
     found = []
     for threads in (1, 2, 3, 5):
         kernels.set_num_threads(threads)
-        found.append(conv.conv2d(x, w, bias, case.spec))
-    for other in found[1:]:
-        np.testing.assert_array_equal(found[0], other)
+        grads = conv.conv2d_max_pool_grads(g, winner, x, w.shape, case.spec)
+        found.append([conv.conv2d(x, w, bias, case.spec), *(grads or ())])
+    for others in found[1:]:
+        for one, other in zip(found[0], others, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize("hw", [(28, 28), (27, 26)])
+@always()
+def test_a_first_layer_with_its_pool_has_the_gradients_of_the_two_apart(hw: tuple[int, int], ceil_mode: bool) -> None:
+    tg.manual_seed(0)
+    layers = tg.nn.Conv2d(1, 3, 5), tg.nn.ReLU(), tg.nn.MaxPool2d(2, ceil_mode=ceil_mode)
+    net, x, found = tg.nn.Sequential(*layers), tg.randn(4, 1, *hw), []
+    for forward in (net, lambda x: layers[2](layers[1](layers[0](x)))):
+        net.zero_grad()
+        (forward(x) ** 2).sum().backward()
+        found.append([p.grad.numpy() for p in net.parameters()])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(other).max())
 
 
 @given(cases(), st.sampled_from([np.nan, np.inf, -np.inf]), st.data())

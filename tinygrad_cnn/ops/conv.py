@@ -131,6 +131,11 @@ def _conv2d_max_pool_grads(
     window: Any,
 ) -> Any:
     hw = spec.output_hw(input_shape[2:], weight_shape[2:])
+    halved = window == ((2, 2), (2, 2), (0, 0), (1, 1)) and g.shape[2:] == (hw[0] // 2, hw[1] // 2)
+    if wanted[1] and not wanted[0] and halved:
+        grads = on(g).conv2d_max_pool_grads(g, index, input, weight_shape, spec)
+        if grads is not None:
+            return None, grads[0], grads[1] if wanted[2] else None
     g = on(g).max_pool2d_scatter(g, index, hw, *window)
     return _conv2d_grads(g, wanted, input, weight, input_shape, weight_shape, spec)
 

@@ -76,6 +76,22 @@ def conv2d_max_pool(
     return max_pool2d(conv2d(x, w, bias, spec), kernel, stride, padding, dilation, out_hw, relu)
 
 
+def conv2d_max_pool_grads(
+    g: np.ndarray, winner: np.ndarray, x: np.ndarray, w_shape: tuple[int, ...], spec: Conv2dSpec
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The gradients (O, C/G, KH, KW) and (O,) of conv2d_max_pool's weight and bias, from g and winner (N, O, P, Q).
+
+    None where max_pool2d_scatter and the convolution's own gradients are as fast.
+    """
+    if not contract.ENABLED or x.dtype.char not in "fd" or winner.dtype != np.uint8:
+        return None
+    found = conv_pixels.find_gradients(x.dtype.char, x.shape, w_shape, spec)
+    if found is None:
+        return None
+    grads = conv_pixels.gradients(found, layout(x, NHWC), layout(g, NHWC), layout(winner, NHWC), w_shape[2:])  # type: ignore[arg-type]
+    return None if grads is None else (grads[0].transpose(OIHW), grads[1])
+
+
 def conv2d_input_grad(g: np.ndarray, w: np.ndarray, input_hw: tuple[int, int], spec: Conv2dSpec) -> np.ndarray:
     """(N, O, P, Q), (O, C/G, KH, KW) -> (N, C, H, W), in NHWC memory: the transposed convolution of g."""
     if not contract.ENABLED or g.dtype.char not in "fd":

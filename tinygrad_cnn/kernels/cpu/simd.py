@@ -48,7 +48,8 @@ TAPS = (1, 3, 5)
 #: Kinds of tiles: twice the place in TAPS, plus one for lanewise.
 OUTER, LANEWISE, KINDS = 0, 1, range(2 * len(TAPS))
 #: A tile of dot products: c[r, j] = bias[j] + sum over k of A[r*ar + k] * B[j*bk + k], k < n3*lanes + lanes in the last
-#: vector; `vectors` is its number of columns j. For few columns, of which an outer product would fill few lanes.
+#: vector; `vectors` is its number of columns j; with ADD to what C holds. For few columns, of which an outer product
+#: would fill few lanes.
 DOT = 2 * len(TAPS)
 
 INT64, INT32, BYTE, POINTER = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.PointerType()
@@ -377,9 +378,10 @@ class _Tile:
         self.mask = self.bits([n < columns for n in range(self.lanes)])
         (start,) = self.when(BIAS, [self.zero()], lambda _: self.load(bias, 0, 1))
         rows = [builder.fadd(start, self.lane_sums(merged[r : r + columns])) for r in range(0, len(merged), columns)]
-        for row in self.clamped(rows):
-            self.store(row, c, 0, 1)
-            c = self.at(c, arg[LDC])
+        places = [c if not r else self.at(c, builder.mul(arg[LDC], _int(r))) for r in range(len(rows))]
+        rows = self.when(ADD, rows, lambda r: builder.fadd(self.load(places[r], 0, 1), rows[r]))
+        for row, place in zip(self.clamped(rows), places, strict=True):
+            self.store(row, place, 0, 1)
 
     def spaced(self, base: Any, step: Any, count: int) -> list[Any]:
         """base + i*step elements for i < count."""
@@ -557,12 +559,12 @@ def _pointer(context: Any, builder: Any, kind: Any, value: Any, offset: Any) -> 
 
 @intrinsic
 def copy(typingctx: Any, target: Any, target_at: Any, source: Any, source_at: Any, count: Any) -> Any:
-    """memcpy of `count` elements between 1-D arrays of one dtype, from offsets."""
+    """memcpy of `count` elements between 1-D arrays, from offsets: of the smaller dtype, if they have two."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         to = _pointer(context, builder, signature.args[0], values[0], values[1])
         start = _pointer(context, builder, signature.args[2], values[2], values[3])
-        size = context.get_abi_sizeof(context.get_data_type(target.dtype))
+        size = min(context.get_abi_sizeof(context.get_data_type(array.dtype)) for array in (target, source))
         cgutils.raw_memcpy(builder, to, start, values[4], size)
         return context.get_dummy_value()
 
