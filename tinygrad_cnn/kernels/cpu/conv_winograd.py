@@ -103,7 +103,7 @@ def find(
         splits *= 2
     depth = pieces[0] * pieces[1] * c // splits
     v_row = depth + lanes  # a row of planes never starts where another one ends its way through the cache
-    widths = contract.panel_widths(char, simd.OUTER, 1024, o)
+    widths = contract.panel_widths(char, simd.OUTER, 1024, o, contract.WALK)
     rows = min(simd.max_rows(width) for width in widths)
     most = max(1, GROUP_BYTES // (16 * (depth + o) * itemsize * rows)) * rows
     copied = max(2 * most, COPY_BYTES // (4 * c * itemsize))  # tiles
@@ -129,7 +129,8 @@ def find(
         SHARD_COUNT: min(SHARES // splits, blocks), SPLITS: splits, LANE_COUNT: lanes, RELU: relu, POOL: pool,
     }  # fmt: skip
     if sums:
-        tile_args, panels = _sum_tiles(o, v_row, sizes), contract.panels(char, simd.OUTER, c // splits, o)
+        tile_args = _sum_tiles(o, v_row, sizes)
+        panels = contract.panels(char, simd.OUTER, c // splits, o, walk=contract.WALK)
         head[PANELS] = len(panels) // PANEL
     else:
         tile_args = _product_tiles(c, o, pieces, whole, v_row, v_plane, m_plane)
