@@ -9,6 +9,9 @@ in place. Letters: N images, H x W pixels, C channels, O output channels, P x Q 
 - weight gradient: a tile is taps x output channels; it walks the pixels of a block that fits the L2 cache.
 - padding: a band of rows is copied with its zeros into scratch that stays in the L2 cache (under 1 % of the time).
 
+Where they are faster, other files do the same work: conv_winograd (3 x 3 and larger kernels), conv_pixels (few output
+channels), conv_spread (the input gradient to few channels) and conv_depthwise.
+
 Arrays have PyTorch's logical shapes (N, C, H, W) and (O, C/G, KH, KW); in memory activations are NHWC and weights
 HWIO, seen through transposed views. Other layouts are converted on entry.
 """
