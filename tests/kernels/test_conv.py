@@ -103,6 +103,21 @@ def test_all_three_agree_with_the_float64_reference(case: Case, layout: str, bia
     assert dw.transpose(2, 3, 1, 0).flags.c_contiguous
 
 
+def assert_as_in_float64(
+    case: Case, biased: bool, x: np.ndarray, w: np.ndarray, bias: np.ndarray, g: np.ndarray
+) -> None:
+    """Forward, its ReLU and both gradients, as the plain reference computes them in float64."""
+    wide = [a.astype(np.float64) for a in (x, w, bias, g)]
+    y = conv.conv2d(x, w, bias if biased else None, case.spec)
+    close(y, reference.conv2d(wide[0], wide[1], wide[2] if biased else None, case.spec), w[0].size + 1)
+    clamped = conv.conv2d(x, w, bias if biased else None, case.spec, relu=True)
+    np.testing.assert_array_equal(clamped, reference.relu(y))
+    dx = conv.conv2d_input_grad(g, w, case.hw, case.spec)
+    close(dx, reference.conv2d_input_grad(wide[3], wide[1], case.hw, case.spec), w[:, 0].size)
+    dw = conv.conv2d_weight_grad(x, g, case.kernel, case.spec)
+    close(dw, reference.conv2d_weight_grad(wide[0], wide[3], case.kernel, case.spec), g[:, 0].size)
+
+
 @pytest.mark.parametrize(
     "case",
     [

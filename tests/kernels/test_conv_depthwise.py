@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from numba import types
 
 from tinygrad_cnn import kernels
-from tinygrad_cnn.kernels import reference
 from tinygrad_cnn.kernels.cpu import conv, conv_depthwise, simd
 from tinygrad_cnn.kernels.spec import Conv2dSpec
 
-from .test_conv import Case, close, operands
+from .test_conv import Case, assert_as_in_float64, operands
 from .test_simd import on_x86
 
 KINDS = [(k, stride) for k in (3, 5) for stride in (1, 2) if k * k + k + 2 <= simd.host().registers]
@@ -37,16 +36,8 @@ def cases(draw: st.DrawFn) -> Case:
 @given(cases(), st.booleans())
 def test_forward_and_gradients_agree_with_the_float64_reference(case: Case, biased: bool) -> None:
     x, w, bias, g = operands(case)
-    wide = [a.astype(np.float64) for a in (x, w, bias, g)]
     assert conv._walks_rows(case.dtype, x.shape, w.shape, case.spec)
-    y = conv.conv2d(x, w, bias if biased else None, case.spec)
-    close(y, reference.conv2d(wide[0], wide[1], wide[2] if biased else None, case.spec), w[0].size + 1)
-    clamped = conv.conv2d(x, w, bias if biased else None, case.spec, relu=True)
-    np.testing.assert_array_equal(clamped, reference.relu(y))
-    dx = conv.conv2d_input_grad(g, w, case.hw, case.spec)
-    close(dx, reference.conv2d_input_grad(wide[3], wide[1], case.hw, case.spec), w[:, 0].size)
-    dw = conv.conv2d_weight_grad(x, g, case.kernel, case.spec)
-    close(dw, reference.conv2d_weight_grad(wide[0], wide[3], case.kernel, case.spec), g[:, 0].size)
+    assert_as_in_float64(case, biased, x, w, bias, g)
 
 
 @settings(max_examples=20, deadline=None)

@@ -16,7 +16,7 @@ from tinygrad_cnn.kernels import reference
 from tinygrad_cnn.kernels.cpu import conv, conv_winograd, pool, simd
 from tinygrad_cnn.kernels.spec import Conv2dSpec
 
-from .test_conv import Case, close, operands
+from .test_conv import Case, assert_as_in_float64, operands
 
 
 @st.composite
@@ -59,17 +59,9 @@ def always() -> Iterator[None]:
 @always()
 def test_forward_and_gradients_agree_with_the_float64_reference(case: Case, biased: bool) -> None:
     x, w, bias, g = operands(case)
-    wide = [a.astype(np.float64) for a in (x, w, bias, g)]
     assert conv._tiles(case.dtype, x.shape, w.shape, case.spec, False, False) is not None
     assert conv._tiles_of_input_grad(case.dtype, g.shape, w.shape, case.hw, case.spec) is not None
-    y = conv.conv2d(x, w, bias if biased else None, case.spec)
-    close(y, reference.conv2d(wide[0], wide[1], wide[2] if biased else None, case.spec), w[0].size + 1)
-    clamped = conv.conv2d(x, w, bias if biased else None, case.spec, relu=True)
-    np.testing.assert_array_equal(clamped, reference.relu(y))
-    dx = conv.conv2d_input_grad(g, w, case.hw, case.spec)
-    close(dx, reference.conv2d_input_grad(wide[3], wide[1], case.hw, case.spec), w[:, 0].size)
-    dw = conv.conv2d_weight_grad(x, g, case.kernel, case.spec)
-    close(dw, reference.conv2d_weight_grad(wide[0], wide[3], case.kernel, case.spec), g[:, 0].size)
+    assert_as_in_float64(case, biased, x, w, bias, g)
 
 
 @given(cases(), st.sampled_from([0, 0, np.nan, np.inf]))
