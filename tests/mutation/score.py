@@ -44,7 +44,7 @@ WITHOUT = "without a bug:"
 RECORDS = "tests/records/test_records.py::test_record"
 LAWS = "tests/testing/test_laws.py::test_"
 FUSED = ("tests/testing/test_networks.py", "tests/nn/test_fusion.py")
-TAPE = ("tests/testing/test_machine.py", "tests/test_autograd.py")
+TAPE = ("tests/testing/test_machine.py", "tests/autograd")
 
 
 class Family(NamedTuple):
