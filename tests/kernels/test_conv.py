@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tinygrad_cnn import kernels
 from tinygrad_cnn.kernels import reference
-from tinygrad_cnn.kernels.cpu import conv, simd
+from tinygrad_cnn.kernels.cpu import conv, conv_shared, conv_weights, simd
 from tinygrad_cnn.kernels.spec import Conv2dSpec
 
 from . import naive
@@ -157,25 +157,40 @@ def test_errors_are_at_most_twice_those_of_numpy(c: int, o: int, kernel: int) ->
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(8, 12), st.sampled_from([1, 3]), st.integers(1, 2), st.integers(1, 2), st.booleans(), st.data())
-def test_outputs_around_the_caches(
-    monkeypatch: pytest.MonkeyPatch, hw: int, kernel: int, stride: int, groups: int, relu: bool, data: st.DataObject
+@given(
+    st.integers(8, 12),
+    st.sampled_from([1, 3]),
+    st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    st.integers(1, 2),
+    st.booleans(),
+    st.data(),
+)
+def test_arrays_too_large_for_the_caches(
+    monkeypatch: pytest.MonkeyPatch,
+    hw: int,
+    kernel: int,
+    stride: tuple[int, int],
+    groups: int,
+    relu: bool,
+    data: st.DataObject,
 ) -> None:
-    """An output too large for the caches, here any, has the same bits."""
+    """Outputs that go around them and lines asked for ahead, here for any size, leave the bits as they are."""
     c, o = (groups * lanes * simd.lanes("f") for lanes in data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3))))
-    spec = Conv2dSpec((stride, stride), (kernel // 2,) * 4, (1, 1), groups)
+    spec = Conv2dSpec(stride, (kernel // 2,) * 4, (1, 1), groups)
     x, w, bias, g = operands(Case(4, c, (hw, hw), o, (kernel, kernel), spec, "f", hw))
     found = []
-    for size in (conv.STREAM_BYTES, 0):
-        monkeypatch.setattr(conv, "STREAM_BYTES", size)
-        conv._forward.cache_clear()
-        conv._input_grad.cache_clear()
-        found.append((conv.conv2d(x, w, bias, spec, relu), conv.conv2d_input_grad(g, w, (hw, hw), spec)))
+    for sizes in ((conv.STREAM_BYTES, conv_shared.FAR_BYTES), (0, 0)):
+        monkeypatch.setattr(conv, "STREAM_BYTES", sizes[0])
+        monkeypatch.setattr(conv_shared, "FAR_BYTES", sizes[1])
+        for plans in (conv._forward, conv._input_grad, conv_weights._find):
+            plans.cache_clear()
+        weights = conv_weights.weight_grad(*(conv.layout(a, conv.NHWC) for a in (x, g)), (kernel, kernel), spec)
+        found.append((conv.conv2d(x, w, bias, spec, relu), conv.conv2d_input_grad(g, w, (hw, hw), spec), weights))
         monkeypatch.undo()
-    conv._forward.cache_clear()
-    conv._input_grad.cache_clear()
-    np.testing.assert_array_equal(found[0][0], found[1][0])
-    np.testing.assert_array_equal(found[0][1], found[1][1])
+    for plans in (conv._forward, conv._input_grad, conv_weights._find):
+        plans.cache_clear()
+    for near, far in zip(*found, strict=True):
+        np.testing.assert_array_equal(near, far)
 
 
 @settings(max_examples=25, deadline=None)

@@ -28,7 +28,7 @@ from ..compile import inner, jit
 from ..spec import Conv2dSpec
 from . import contract, conv_depthwise, conv_pixels, conv_spread, conv_winograd, memory, simd
 from .contract import COLUMN, PANEL, tile_panel
-from .conv_shared import BAND_BYTES, HWIO, NCHW, NHWC, OIHW, TASKS, copy_row, layout, longer_rows
+from .conv_shared import BAND_BYTES, HWIO, NCHW, NHWC, OIHW, TASKS, copy_row, is_far, layout, lines, longer_rows
 from .conv_weights import weight_grad
 from .matmul import column_sums
 from .pool import max_pool2d
@@ -161,6 +161,8 @@ FEW_PRODUCTS = 64
 #: Bytes of output from which it goes around the caches: the next layer would not find it there anyway, and a cache
 #: reads every line from memory that is written to it.
 STREAM_BYTES = 8 << 20
+#: Pixels of a 1x1 convolution whose lines a tile asks for, and how many pixels before: 16, 32, 64 and 128 are as good.
+PIXELS_AHEAD = 16
 
 
 class _Phase(NamedTuple):
@@ -222,6 +224,9 @@ def _walk(
         streams = not clears and group_out % simd.lanes(char) == 0 and n * p * q * o * itemsize >= STREAM_BYTES
         tile[LDC] = phase.step[1] * o
         tile[FLAGS] = simd.BIAS * biased | simd.RELU * relu | simd.STREAM * streams
+        flat = not padded and phase.taps == (1, 1) and phase.stride[1] == groups == 1
+        if flat and is_far(n * (h * w * c + p * q * o), itemsize, c * o):
+            tile[simd.A_LINES], tile[simd.A_AHEAD] = lines(PIXELS_AHEAD * c, itemsize), PIXELS_AHEAD * c
         few = phase.taps[0] * phase.taps[1] * group_in <= FEW_PRODUCTS
         panels = contract.panels(char, kind, phase.out[1], group_out, walk=contract.WALK if few else 0.0)
         head = [0] * TILE

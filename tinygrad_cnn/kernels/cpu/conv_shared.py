@@ -13,6 +13,12 @@ BAND_BYTES = 256 << 10
 #: Tasks worth having, so that threads finish together.
 TASKS = 16
 
+#: Bytes of arrays that no cache holds, and products for each pixel so few that memory decides the time. There tiles ask
+#: for the lines ahead: processors see them coming less well than one would think. A 1x1 weight gradient of 16 -> 32
+#: channels, 24 MB aligned to cache lines, takes 390 us instead of 1050. With 128 x 128 products it takes 30 % longer.
+FAR_BYTES, FEW_PRODUCTS = 20 << 20, 64 * 64
+LINE_BYTES = 64
+
 #: Axes that take logical shapes to the order in memory, and back.
 NHWC, NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 HWIO, OIHW = (2, 3, 1, 0), (3, 2, 0, 1)
@@ -28,6 +34,16 @@ def longer_rows(h: int, w: int) -> tuple[int, int]:
     """The same pixels in rows of 56 or more where possible: to a 1x1 kernel an image is a line of pixels."""
     times = next((d for d in range(1, h + 1) if h % d == 0 and d * w >= 56), h)
     return h // times, w * times
+
+
+def is_far(elements: int, itemsize: int, products: int) -> bool:
+    """Whether tiles should ask for lines ahead, by the elements of all arrays and the products for each pixel."""
+    return elements * itemsize >= FAR_BYTES and products <= FEW_PRODUCTS
+
+
+def lines(elements: int, itemsize: int) -> int:
+    """Cache lines of neighbouring elements."""
+    return -(-elements * itemsize // LINE_BYTES)
 
 
 @inner

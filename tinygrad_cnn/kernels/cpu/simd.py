@@ -36,7 +36,9 @@ MORE, A_MORE, B_MORE = range(12, 15)
 PLANES, A_PLANE, B_PLANE, C_PLANE = range(15, 19)
 #: How far the runs of rows of a stack are apart in A.
 A_RUN = 19
-TILE_ARGS = 20
+#: What is fetched to the caches before the sums over k begin: so many lines of A and of B, so far ahead.
+A_LINES, A_AHEAD, B_LINES, B_AHEAD = range(20, 24)
+TILE_ARGS = 24
 #: Bits of FLAGS: sums begin at the bias instead of zero, are added to what C holds, are no less than zero in the end;
 #: or C goes around the caches, for an output too large for them: full vectors only, and aligned.
 BIAS, ADD, RELU, STREAM = 1, 2, 4, 8
@@ -286,6 +288,8 @@ class _Tile:
 
         def middle(values: list[Any]) -> list[Any]:
             aj, bj, *acc = values
+            self.fetch(self.at(aj, arg[A_AHEAD]), arg[A_LINES])
+            self.fetch(self.at(bj, arg[B_AHEAD]), arg[B_LINES])
             rows = [aj]
             for base in range(1, bases):
                 within_run = base % each
@@ -299,6 +303,18 @@ class _Tile:
             return [self.at(ai, arg[A1]), self.at(bi, arg[B1]), *acc]
 
         self.finish(self.loop(arg[N1], outer, [a, b, *accumulators])[2:], c)
+
+    def fetch(self, pointer: Any, lines: Any) -> None:
+        """Ask for so many cache lines from there on."""
+        kind = ir.FunctionType(ir.VoidType(), [POINTER, INT32, INT32, INT32])
+        prefetch = cgutils.get_or_insert_function(self.module, kind, "llvm.prefetch.p0")
+
+        def line(values: list[Any]) -> list[Any]:
+            self.builder.call(prefetch, [values[0], INT32(0), INT32(3), INT32(1)])
+            return [self.at(values[0], _int(64), BYTE)]
+
+        with self.builder.if_then(self.builder.icmp_signed(">", lines, _int(0))):
+            self.loop(lines, line, [pointer])
 
     def finish(self, results: list[Any], c: Any) -> None:
         """Store the accumulators to the rows of C, as the flags say."""
