@@ -86,6 +86,9 @@ def test_the_pool_of_the_planes_is_that_of_the_map(case: Case, value: float, bia
         expected = pool.max_pool2d(conv.conv2d(x, w, bias, case.spec), *window, relu)
         with mock.patch.object(conv, "max_pool2d", None):
             found = conv.conv2d_max_pool(x, w, bias, case.spec, *window, relu)
+            alone, nobody = conv.conv2d_max_pool(x, w, bias, case.spec, *window, relu, winners=False)
+        np.testing.assert_array_equal(alone, found[0])
+        assert nobody is None
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_array_equal(one, other)
             np.testing.assert_array_equal(np.signbit(one), np.signbit(other))

@@ -46,7 +46,7 @@ def always() -> Iterator[None]:
         patch.setattr(conv_winograd, "COPY_BYTES", 8 << 10)
         patch.setattr(conv_winograd, "SHARE_BYTES", 1 << 10)
         patch.setattr(kernels, "PARALLEL_WORK", 0)
-        cached = (conv_winograd.find, conv._tiles, conv._pool_plan, conv._tiles_of_input_grad)
+        cached = (conv_winograd.find, conv._forward, conv._tiles, conv._pool_plan, conv._tiles_of_input_grad)
         for function in cached:
             function.cache_clear()
         yield
@@ -78,6 +78,8 @@ def test_the_pool_of_the_tiles_is_that_of_the_map(case: Case, value: float) -> N
         expected = pool.max_pool2d(y, *window, relu)
         with mock.patch.object(conv, "max_pool2d", None if np.isfinite(y).all() else pool.max_pool2d):
             found = conv.conv2d_max_pool(x, w, bias, case.spec, *window, relu)
+            alone, _ = conv.conv2d_max_pool(x, w, bias, case.spec, *window, relu, winners=False)
+        np.testing.assert_array_equal(alone, found[0])
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_array_equal(one, other)
             np.testing.assert_array_equal(np.signbit(one), np.signbit(other))

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..autograd import Variable
+from ..autograd.modes import mode
 from ..kernels import on
 from ..kernels.spec import Conv2dSpec
 from ..op import op
@@ -96,8 +97,8 @@ def _conv2d_relu_grads(
 def _conv2d_max_pool(
     input: Any, weight: Any, bias: Any, spec: Conv2dSpec, window: Window, out_hw: tuple[int, int], relu: bool
 ) -> Any:
-    """The max-pool of _conv2d, perhaps with a ReLU, and the position of each winner in its window."""
-    return on(input).conv2d_max_pool(input, weight, bias, spec, *window, out_hw, relu)
+    """The max-pool of _conv2d, perhaps with a ReLU, and, for gradients, the position of each winner in its window."""
+    return on(input).conv2d_max_pool(input, weight, bias, spec, *window, out_hw, relu, mode.grad)
 
 
 def _unpooled(g: Any, index: Any, x: tuple[int, ...], w: tuple[int, ...], spec: Conv2dSpec, window: Window) -> Any:
@@ -213,7 +214,7 @@ def _convolve(
     if not isinstance(weight, Variable):  # else the call alone takes 0.3 us
         check_tensors("conv2d", weight=weight)
     check_floats("conv2d", input, weight, bias)
-    spec = _conv_spec(
+    params = _parameters(
         input._array.shape,
         weight._array.shape,
         None if bias is None else bias._array.shape,
@@ -221,10 +222,9 @@ def _convolve(
         hashable(padding),
         hashable(dilation),
         groups,
+        relu,
+        *pool,
     )
-    params: tuple[Any, ...] = (spec,)
-    if pool:
-        params = spec, *_pool_plan(input._array.shape, weight._array.shape, spec, *pool), relu
     if input._array.ndim == 3:
         return convolution(input.unsqueeze(0), weight, bias, *params).squeeze(0)
     return convolution(input, weight, bias, *params)
@@ -278,6 +278,24 @@ def conv_transpose2d(
 
 
 @lru_cache(4096, typed=True)
+def _parameters(
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    b: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    relu: bool,
+    *pool: Any,
+) -> tuple[Any, ...]:
+    """What a convolution, or with `pool` that and its max-pool, takes beside tensors; or an error."""
+    spec = _conv_spec(x, w, b, stride, padding, dilation, groups)
+    if not pool:
+        return (spec,)
+    return spec, *_max_plan((w[0], *spec.output_hw(x[-2:], w[2:])), *pool), relu  # type: ignore[arg-type]
+
+
 def _conv_spec(
     x: tuple[int, ...], w: tuple[int, ...], b: Any, stride: Any, padding: Any, dilation: Any, groups: Any
 ) -> Conv2dSpec:
@@ -305,12 +323,6 @@ def _conv_spec(
     top, bottom, left, right = spec.padding
     _check_sides(name, "a padded input", (x[-2] + top + bottom, x[-1] + left + right))
     return spec
-
-
-@lru_cache(4096, typed=True)
-def _pool_plan(x: tuple[int, ...], w: tuple[int, ...], spec: Conv2dSpec, *pool: Any) -> tuple[Window, tuple[int, int]]:
-    """The windows and the output size of a max-pool after a convolution, or an error."""
-    return _max_plan((w[0], *spec.output_hw(x[-2:], w[2:])), *pool)  # type: ignore[arg-type]
 
 
 def _check_sides(name: str, what: str, sides: tuple[int, ...]) -> None:

@@ -40,16 +40,15 @@ def conv2d(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Conv2dSp
     if not contract.ENABLED or x.dtype.char not in "fd":
         y = reference.conv2d(x, w, bias, spec)
         return layout(reference.relu(y) if relu else y, NHWC).transpose(NCHW)
-    if _walks_rows(x.dtype.char, x.shape, w.shape, spec):
-        y = conv_depthwise.convolve(layout(x, NHWC), layout(w, HWIO), bias, spec.stride[0], relu)
-        return y.transpose(NCHW)
-    work, shape = _forward(x.dtype.char, x.shape, w.shape, bias is not None, spec, relu)
+    shape, work, tiles, by_rows = _forward(x.dtype.char, x.shape, w.shape, bias is not None, spec, relu)
+    x, w = layout(x, NHWC), layout(w, HWIO)
+    if by_rows:
+        return conv_depthwise.convolve(x, w, bias, spec.stride[0], relu).transpose(NCHW)
     y = memory.empty(shape, x.dtype)
-    plan = _tiles(x.dtype.char, x.shape, w.shape, spec, relu, False)
-    if plan is not None and conv_winograd.convolve(plan, layout(x, NHWC), layout(w, HWIO), y, bias):
+    if tiles is not None and conv_winograd.convolve(tiles, x, w, y, bias):
         return y.transpose(NCHW)
     if work is not None:
-        contract.run(work, layout(x, NHWC), layout(w, HWIO), y, bias)
+        contract.run(work, x, w, y, bias)
     elif y.size:  # no channels: sums of nothing
         y[...] = 0 if bias is None else reference.relu(bias) if relu else bias
     return y.transpose(NCHW)
@@ -66,16 +65,21 @@ def conv2d_max_pool(
     dilation: tuple[int, int],
     out_hw: tuple[int, int],
     relu: bool,
-) -> tuple[np.ndarray, np.ndarray]:
-    """max_pool2d of conv2d; where windows are 2 x 2 and apart, the map between them may never be written."""
-    window, biased = (kernel, stride, padding, dilation), bias is not None
-    plan = _pool_plan(x.dtype.char, x.shape, w.shape, biased, spec, window, out_hw, relu)
+    winners: bool = True,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """max_pool2d of conv2d; where windows are 2 x 2 and apart, the map between them may never be written.
+
+    Without `winners` their positions may be left out: None.
+    """
+    plan = None
+    if contract.ENABLED and kernel == stride == (2, 2) and padding == (0, 0) and dilation == (1, 1):
+        plan = _pool_plan(x.dtype.char, x.shape, w.shape, bias is not None, spec, out_hw, relu)
     if plan is not None:
         shape = (x.shape[0], *out_hw, w.shape[0])
-        y, winner = memory.empty(shape, x.dtype), memory.empty(shape, np.uint8)
+        y, winner = memory.empty(shape, x.dtype), memory.empty(shape, np.uint8) if winners else NOBODY
         convolve: Any = conv_pixels.convolve if isinstance(plan, contract.Work) else conv_winograd.convolve
         if convolve(plan, layout(x, NHWC), layout(w, HWIO), y, bias, winner):
-            return y.transpose(NCHW), winner.transpose(NCHW)
+            return y.transpose(NCHW), winner.transpose(NCHW) if winners else None
     return max_pool2d(conv2d(x, w, bias, spec), kernel, stride, padding, dilation, out_hw, relu)
 
 
@@ -163,6 +167,8 @@ FEW_PRODUCTS = 64
 STREAM_BYTES = 8 << 20
 #: Pixels of a 1x1 convolution whose lines a tile asks for, and how many pixels before: 16, 32, 64 and 128 are as good.
 PIXELS_AHEAD = 16
+#: In the place of the winners of a pool that nobody asks for.
+NOBODY = np.empty(0, np.uint8)
 
 
 class _Phase(NamedTuple):
@@ -339,22 +345,33 @@ def _tile_band(plan, at, source, base, w, y, bias, n, top, bottom):  # type: ign
                 tile_panel(plan, tile, panel, source, a, w, plan[at + W_AT] + column, y, c, bias, column)
 
 
+class _Forward(NamedTuple):
+    shape: tuple[int, ...]  # of the output in memory
+    work: contract.Work | None = None
+    tiles: conv_winograd.Plan | None = None  # to try first
+    by_rows: bool = False  # with conv_depthwise
+
+
 @lru_cache(4096)
 def _forward(
     char: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], biased: bool, spec: Conv2dSpec, relu: bool
-) -> tuple[contract.Work | None, tuple[int, ...]]:
+) -> _Forward:
     (n, c, h, w), (o, _, kh, kw) = x_shape, w_shape
     p, q = spec.output_hw((h, w), (kh, kw))
     shape = (n, p, q, o)
+    if _walks_rows(char, x_shape, w_shape, spec):
+        return _Forward(shape, by_rows=True)
     if 0 in shape or c == 0:
-        return None, shape
+        return _Forward(shape)
+    tiles = _tiles(char, x_shape, w_shape, spec, relu, False)
     if (work := conv_pixels.find(char, x_shape, w_shape, biased, spec, relu)) is not None:
-        return work, shape
+        return _Forward(shape, work, tiles)
     if (kh, kw, *spec.stride, *spec.padding) == (1, 1, 1, 1, 0, 0, 0, 0):
         h, w = p, q = longer_rows(h, w)
     top, _, left, _ = spec.padding
     phase = _Phase((p, q), (0, 0), (1, 1), (-top, -left), spec.stride, (kh, kw), spec.dilation, 0)
-    return _walk(char, n, (h, w, c), (p, q, o), spec.groups, [phase], biased, FORWARD_SUM, relu=relu), shape
+    work = _walk(char, n, (h, w, c), (p, q, o), spec.groups, [phase], biased, FORWARD_SUM, relu=relu)
+    return _Forward(shape, work, tiles)
 
 
 @lru_cache(4096)
@@ -385,15 +402,12 @@ def _pool_plan(
     w_shape: tuple[int, ...],
     biased: bool,
     spec: Conv2dSpec,
-    window: tuple[tuple[int, int], ...],
     out_hw: tuple[int, int],
     relu: bool,
 ) -> conv_winograd.Plan | contract.Work | None:
-    """The plan of a convolution and its max-pool in one pass."""
+    """The plan of a convolution and its max-pool over 2 x 2 pixels in one pass."""
     p, q = spec.output_hw((x_shape[2], x_shape[3]), (w_shape[2], w_shape[3]))
-    if window != ((2, 2), (2, 2), (0, 0), (1, 1)) or out_hw != (p // 2, q // 2):
-        return None
-    if not contract.ENABLED or char not in "fd":
+    if char not in "fd" or out_hw != (p // 2, q // 2):
         return None
     tiles = _tiles(char, x_shape, w_shape, spec, relu, False, True)
     return tiles or conv_pixels.find(char, x_shape, w_shape, biased, spec, relu, True)

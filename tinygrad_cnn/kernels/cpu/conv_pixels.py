@@ -120,7 +120,10 @@ def _pays(char: str, terms: int, c: int, o: int, q: int, pitch: int, step: int, 
 
 
 def convolve(work: contract.Work, x: np.ndarray, w: np.ndarray, y: np.ndarray, bias: Any, winner: np.ndarray) -> bool:
-    """y and winner (N, P // 2, Q // 2, O) from x (N, H, W, C) and w (KH, KW, C, O), all C-contiguous; always True."""
+    """y and winner (N, P // 2, Q // 2, O) from x (N, H, W, C) and w (KH, KW, C, O), all C-contiguous; always True.
+
+    A winner of size 0 is left alone.
+    """
     threads = threads_for(work.work)
     scratch = memory.empty((threads * work.scratch,), x.dtype)
     bias = scratch if bias is None else memory.contiguous(bias)
@@ -157,11 +160,12 @@ def _convolve_and_pool(plan, x, w, y, winner, bias, scratch, part, parts):  # ty
             done = (row - first) * plan[Y_ROW]
             largest_pixels(
                 scratch, at + (row - first) * 2 * plan[PITCH], plan[PITCH], plan[M_PLANE], base + plan[BIAS_AT],
-                to + done, winners, done, plan[OUT], plan[VECTORS], plan[RELU],
+                to + done, winners, done, plan[OUT], plan[VECTORS], plan[RELU], winner.size,
             )  # fmt: skip
         place = image * plan[Y_IMAGE] + first * plan[Y_ROW]
         simd.copy(y, place, scratch, to, (last - first) * plan[Y_ROW])
-        simd.copy(winner, place, scratch, winners, (last - first) * plan[Y_ROW])
+        if winner.size > 0:
+            simd.copy(winner, place, scratch, winners, (last - first) * plan[Y_ROW])
 
 
 @inner
@@ -415,15 +419,17 @@ def _largest_typing(
     o: Any,
     count: Any,
     relu: Any,
+    numbered: Any,
 ) -> Any:
     """The same for the largest of 2 x 2 pixels, the first of equals; NaN wins. Its number is a byte at `winners`.
 
     With a ReLU, where none is above 0, that is 0 and the number 4. `winners_on` counts bytes, `winners` elements.
+    Where `numbered` is 0 no number is written.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         on = _Planes(context, builder, signature, values, planes)
-        _, at, row, plane, bias, to, winners, winners_on, o, count, relu = values
+        _, at, row, plane, bias, to, winners, winners_on, o, count, relu, numbered = values
         floor, words = on.floor(relu), ir.VectorType(INT32, on.lanes)
 
         def pointer(v: Any, channel: Any) -> Any:
@@ -457,6 +463,10 @@ def _largest_typing(
             found = [largest(place, bias, i % 4 * 8) for i, (place, bias) in enumerate(channels)]
             done = builder.mul(v, builder.mul(o, INT64(on.lanes)))
             on.write([best for best, _ in found], on.pointer(0, to, done), o)
+            with builder.if_then(builder.icmp_signed("!=", numbered, INT64(0))):
+                write_numbers(found, done)
+
+        def write_numbers(found: list[Any], done: Any) -> None:
             halves = [reduce(builder.or_, [word for _, word in found[i : i + 4]]) for i in range(0, CHANNELS, 4)]
             pairs = [half * on.lanes + lane for lane in range(on.lanes) for half in (0, 1)]
             numbers = builder.shuffle_vector(*halves, ir.VectorType(INT32, 2 * on.lanes)(pairs))
@@ -470,7 +480,7 @@ def _largest_typing(
         on.each(count, o, pointer, bias, body)
         return context.get_dummy_value()
 
-    return types.none(planes, *[types.int64] * 10), codegen
+    return types.none(planes, *[types.int64] * 11), codegen
 
 
 def _spread_typing(

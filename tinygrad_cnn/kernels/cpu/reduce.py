@@ -117,7 +117,12 @@ def _scaled_sum(x: np.ndarray, axes: tuple[int, ...] | None, keepdims: bool, div
         total = np.add.reduce(base.reshape(plan.outer, plan.summed, plan.inner), axis=1, dtype=np.float64)
     else:
         partial = empty((plan.outer * plan.shards, plan.lanes), np.float64)
-        launch(_sum_middle, base.reshape(-1), plan.summed, plan.inner, plan.shards, partial, work=base.size)
+        alone = plan.shards == 1
+        total = empty((plan.outer * plan.inner if alone else 0,), x.dtype)
+        sizes = plan.summed, plan.inner, plan.shards, divisor or 1
+        launch(_sum_middle, base.reshape(-1), sizes, partial, total, work=base.size)
+        if alone:
+            return total.reshape(plan.shape).transpose(plan.back).reshape(plan.final)
         total = np.add.reduce(partial.reshape(plan.outer, -1, plan.inner), axis=1)
     if divisor is not None:
         total = np.true_divide(total, divisor) if divisor else total * np.nan
@@ -125,8 +130,12 @@ def _scaled_sum(x: np.ndarray, axes: tuple[int, ...] | None, keepdims: bool, div
 
 
 @jit(parts=True)
-def _sum_middle(x, summed, inner, shards, partial, p, parts):
-    """(outer, summed, inner) -> float64 partial sums (outer * shards, lanes), where lanes are whole rows of `inner`."""
+def _sum_middle(x, sizes, partial, total, p, parts):
+    """(outer, summed, inner) -> float64 partial sums (outer * shards, lanes), where lanes are whole rows of `inner`.
+
+    One shard's are added up, as NumPy does those of several, and divided: total (outer * inner).
+    """
+    summed, inner, shards, divisor = sizes
     tasks, lanes = partial.shape
     block = summed * inner
     groups = block // lanes
@@ -154,3 +163,9 @@ def _sum_middle(x, summed, inner, shards, partial, p, parts):
             rest = x[outer * block + groups * lanes : (outer + 1) * block]
             for j in range(rest.size):
                 acc[j] += np.float64(rest[j])
+        if shards == 1:
+            for i in range(inner, lanes, inner):
+                for j in range(inner):
+                    acc[j] += acc[i + j]
+            for j in range(inner):
+                total[outer * inner + j] = acc[j] / divisor

@@ -181,13 +181,15 @@ def _pooled_typing(
 ) -> Any:
     """The same, but what is written is the largest of the 2 x 2 outputs, the first of equals, and its number.
 
-    With a ReLU, where none is above 0, that is 0 and the number 4.
+    With a ReLU, where none is above 0, that is 0 and the number 4. A winner of size 0 is left alone.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         on = _Outputs(context, builder, signature, values, source)
         _, at, row, column, _, _, _, to, count, vectors, relu = values
         floor, numbers = on.floor(relu), ir.VectorType(BYTE, on.lanes)
+        winners = context.make_array(signature.args[6])(context, builder, values[6]).nitems
+        numbered = builder.icmp_signed("!=", winners, INT64(0))
 
         def finish(out: Any, tile: Any, lane: Any) -> None:
             best, place = out[0][0], numbers([0] * on.lanes)
@@ -197,9 +199,10 @@ def _pooled_typing(
                 place = builder.select(better, numbers([tap] * on.lanes), place)
             below = builder.fcmp_ordered("<=", best, floor)
             on.store(builder.select(below, floor, best), on.pointer(5, to, tile, lane))
-            place = builder.select(below, numbers([4] * on.lanes), place)
-            to_winner = builder.bitcast(on.pointer(6, to, tile, lane), numbers.as_pointer())
-            builder.store(place, to_winner, align=1)
+            with builder.if_then(numbered):
+                place = builder.select(below, numbers([4] * on.lanes), place)
+                to_winner = builder.bitcast(on.pointer(6, to, tile, lane), numbers.as_pointer())
+                builder.store(place, to_winner, align=1)
 
         return on.run(at, row, column, count, vectors, finish)
 
