@@ -170,7 +170,7 @@ class _WithNorm:
     scaled weights are kept for the next call, unless somebody could write to what they are made of unseen.
     """
 
-    _kept: tuple[list[Any], tuple[Tensor, Tensor]] | None = None
+    _kept: tuple[list[Any], tuple[Tensor, Tensor, dict[Any, Any]]] | None = None  # the dict is for the kernels
 
     def __init__(self, conv: Any, after: Any) -> None:
         self.conv, self.after = conv, after
@@ -196,14 +196,17 @@ class _WithNorm:
             _name_place(error, conv)
             raise
 
-    def _scaled(self) -> tuple[Tensor, Tensor]:
+    def _scaled(self) -> tuple[Tensor, Tensor, dict[Any, Any]]:
         conv, norm, kept = self.conv, self.plain[1], self._kept
-        parts = conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var
-        versions = [None if part is None else part._version for part in parts]
-        held = [version for version in versions if version is not None]
-        state = [norm.eps, *versions, *(version.n for version in held)]
-        if kept is None or kept[0] != state or any(version.exposed for version in held):
-            self._kept = kept = state, conv._scaled(*norm._fixed_affine())
+        state, exposed = [norm.eps], False
+        for part in (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            version = None if part is None else part._version
+            state.append(version)
+            if version is not None:
+                state.append(version.n)
+                exposed = exposed or version.exposed
+        if kept is None or exposed or kept[0] != state:
+            self._kept = kept = state, (*conv._scaled(*norm._fixed_affine()), {})
         return kept[1]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..creation import empty
 from ..ops.arguments import hashable, integer, pair
-from ..ops.conv import conv2d_max_pool, conv2d_relu, padding_of
+from ..ops.conv import conv2d_max_pool, conv2d_of_kept, conv2d_relu, padding_of
 from ..tensor import Tensor
 from . import functional as F
 from . import init
@@ -147,9 +147,9 @@ class Conv2d(_Conv):
         scaled = weight * scale.astype(weight.dtype)[:, None, None, None]
         return Tensor(scaled), Tensor(shift.astype(weight.dtype))
 
-    def _forward_with(self, input: Any, weight: Tensor, bias: Tensor, relu: bool) -> Any:
-        """The output for other parameters, or its ReLU."""
-        return self._convolved(input, conv2d_relu if relu else F.conv2d, weight, bias)
+    def _forward_with(self, input: Any, weight: Tensor, bias: Tensor, kept: dict[Any, Any], relu: bool) -> Any:
+        """The output for other parameters, to which nobody writes, or its ReLU."""
+        return self._convolved(input, conv2d_of_kept, weight, bias, relu, kept)
 
     def _convolved(self, input: Any, conv2d: Any, weight: Any = None, bias: Any = None, *more: Any) -> Any:
         padding = self.padding

@@ -184,6 +184,29 @@ def conv2d_relu(input: Any, weight: Any, bias: Any, stride: Any, padding: Any, d
     return _convolve(_conv2d_relu, input, weight, bias, stride, padding, dilation, groups)
 
 
+def conv2d_of_kept(
+    input: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    relu: bool,
+    kept: dict[Any, Any],
+) -> Any:
+    """conv2d(...), or its ReLU, which records nothing; `kept`, at first empty, holds what the kernels make of weight.
+
+    Nobody may write to weight as long as it is called with the same `kept`.
+    """
+
+    def convolution(input: Any, weight: Any, bias: Any, spec: Conv2dSpec) -> Any:
+        x = input._array
+        return Variable.new(on(x).conv2d(x, weight._array, bias._array, spec, relu, kept))
+
+    return _convolve(convolution, input, weight, bias, stride, padding, dilation, groups)
+
+
 def conv2d_max_pool(
     input: Any,
     weight: Any,

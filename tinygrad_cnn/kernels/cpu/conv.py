@@ -35,8 +35,18 @@ from .pool import max_pool2d
 from .simd import A1, A2, AK, AR, B1, B2, BK, FLAGS, LDC, N1, N2, N3, TILE_ARGS, clear, drain, transpose
 
 
-def conv2d(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Conv2dSpec, relu: bool = False) -> np.ndarray:
-    """(N, C, H, W) * (O, C/G, KH, KW) + (O,) -> (N, O, P, Q), or its ReLU, in NHWC memory; all of one dtype."""
+def conv2d(
+    x: np.ndarray,
+    w: np.ndarray,
+    bias: np.ndarray | None,
+    spec: Conv2dSpec,
+    relu: bool = False,
+    kept: dict[Any, np.ndarray] | None = None,
+) -> np.ndarray:
+    """(N, C, H, W) * (O, C/G, KH, KW) + (O,) -> (N, O, P, Q), or its ReLU, in NHWC memory; all of one dtype.
+
+    What is computed of w alone stays in `kept`, if there is one, for further calls with the same w.
+    """
     if not contract.ENABLED or x.dtype.char not in "fd":
         y = reference.conv2d(x, w, bias, spec)
         return layout(reference.relu(y) if relu else y, NHWC).transpose(NCHW)
@@ -45,7 +55,7 @@ def conv2d(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, spec: Conv2dSp
     if by_rows:
         return conv_depthwise.convolve(x, w, bias, spec.stride[0], relu).transpose(NCHW)
     y = memory.empty(shape, x.dtype)
-    if tiles is not None and conv_winograd.convolve(tiles, x, w, y, bias):
+    if tiles is not None and conv_winograd.convolve(tiles, x, w, y, bias, kept=kept):
         return y.transpose(NCHW)
     if work is not None:
         contract.run(work, x, w, y, bias)

@@ -221,12 +221,25 @@ def _sum_tiles(o: int, v_row: int, sizes: list[int]) -> list[int]:
     return arguments + [0] * (8 * TILE_ARGS)
 
 
-def convolve(plan: Plan, x: np.ndarray, w: np.ndarray, y: np.ndarray, bias: Any = None, winner: Any = None) -> bool:
+def convolve(
+    plan: Plan,
+    x: np.ndarray,
+    w: np.ndarray,
+    y: np.ndarray,
+    bias: Any = None,
+    winner: Any = None,
+    kept: dict[Any, np.ndarray] | None = None,
+) -> bool:
     """y (N, P, Q, O) from x (N, H, W, C) and w (KH, KW, C, O), all C-contiguous; False if y is not finite.
 
     If the plan is for a pool, y is (N, P // 2, Q // 2, O), and so is winner, of uint8, or of size 0 to be left alone.
+    The transformed w is in `kept`, or put there.
     """
-    planes = _transformed(plan, w)
+    planes = None if kept is None else kept.get(plan.pieces)
+    if planes is None:
+        planes = _transformed(plan, w)
+        if kept is not None:
+            kept[plan.pieces] = planes
     threads = get_num_threads()
     scratch = memory.empty((threads * plan.scratch,), x.dtype)
     finite = np.array([True] * threads)  # np.ones and all() take 2 us
