@@ -96,6 +96,21 @@ def test_extreme_arguments_of_the_activations() -> None:
     assert ops.elu(x).tolist() == [-1, -1, 100, 1e4]
 
 
+@pytest.mark.parametrize("fn", [ops.silu, ops.gelu, lambda x: ops.gelu(x, "tanh"), ops.softplus, tg.sigmoid, tg.tanh])
+@pytest.mark.parametrize("dtype", [tg.float32, tg.float64])
+def test_activations_and_their_derivatives_reach_their_limits(fn: Any, dtype: Any) -> None:
+    """From where on they are straight lines in the dtype: at infinity as at 1500, without inf * 0."""
+    x = tg.tensor([-1500.0, -1e20, -math.inf, 1500.0, 1e20, math.inf], dtype=dtype, requires_grad=True)
+    y = fn(x)
+    (slope,) = tg.autograd.grad(y.sum(), x, create_graph=True)
+    (bend,) = tg.autograd.grad(slope.sum(), x)
+    low, high = y[0].item(), y[3].item()
+    assert y.tolist()[:3] == [low] * 3
+    assert y.tolist()[3:] == (x.tolist()[3:] if high == 1500 else [high] * 3)
+    assert slope.tolist() == [0.0] * 3 + [float(high == 1500)] * 3
+    assert bend.tolist() == [0.0] * 6
+
+
 # ------------------------------------------------------------------------------------------------------- dtypes
 
 DTYPES = {

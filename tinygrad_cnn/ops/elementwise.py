@@ -531,7 +531,7 @@ def _gelu_grad(g: Any, input: Any) -> Any:
 
 def _gelu_second(input: Any) -> Any:
     """The density of the normal distribution times (2 - input ** 2)."""
-    squared = square(input)
+    squared = square(clamp(input, -40.0, 40.0))  # beyond, it is 0, and not 0 * inf
     return mul(exp(mul(squared, -0.5)), mul(sub(2.0, squared), 1 / math.sqrt(2 * math.pi)))
 
 
@@ -572,6 +572,7 @@ def _gated_grad(g: Any, input: Any, linear: float, cubic: float) -> Any:
 
 def _gated_second(x: Any, linear: float, cubic: float) -> Any:
     """s (1 - s) (2 p + x p' + x p ** 2 (1 - 2 s)), s the sigmoid and p the derivative of its argument."""
+    x = clamp(x, -1000.0, 1000.0)  # beyond, it is 0, and not 0 * inf
     squared = square(x)
     s = sigmoid(mul(x, add(mul(squared, cubic), linear)))
     p = add(mul(squared, 3 * cubic), linear)

@@ -270,12 +270,12 @@ def _gelu_grad(x, g, y, p, parts):
     x, g, y = x[lo:hi], g[lo:hi], y[lo:hi]
     if x.itemsize == 4:
         for i in range(y.size):
-            v = _from_minus_40(x[i])
+            v = min(_from_minus_40(x[i]), 40.0)
             twice = _twice_normal(v, erfc_to_single(abs(v) * _SQRT_HALF))
             y[i] = g[i] * (0.5 * twice + v * _DENSITY_AT_0 * exp_of_negative(-0.5 * v * v))
     else:
         for i in range(y.size):
-            v = _from_minus_40(x[i])
+            v = min(_from_minus_40(x[i]), 40.0)
             twice = _twice_normal(v, math.erfc(abs(v) * _SQRT_HALF))
             y[i] = g[i] * (0.5 * twice + v * _DENSITY_AT_0 * exp_of_negative(-0.5 * v * v))
 
@@ -314,10 +314,11 @@ def _gated(x, g, linear, cubic, derivative, y, p, parts):
         v = np.float64(x[i])
         if v < -1000.0:  # 0 from here on, and -inf * 0 would be NaN
             v = np.float64(-1000.0)
-        z = exp_of_negative(-abs(v) * (linear + cubic * v * v))
+        near = np.float64(1000.0) if v > 1000.0 else v  # and from there on it is x
+        z = exp_of_negative(-abs(near) * (linear + cubic * near * near))
         gate = (1.0 if v >= 0 else z) / (1.0 + z)
         if derivative:
-            y[i] = g[i] * (gate + v * (linear + 3.0 * cubic * v * v) * z / ((1.0 + z) * (1.0 + z)))
+            y[i] = g[i] * (gate + near * (linear + 3.0 * cubic * near * near) * z / ((1.0 + z) * (1.0 + z)))
         else:
             y[i] = v * gate
 
