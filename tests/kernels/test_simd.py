@@ -103,7 +103,9 @@ def test_a_stack_sums_what_its_strides_say(stack: tuple[int, int, int], dtype: s
     a, b, c = (rng.standard_normal(size).astype(dtype) for size in (900, 800, rows * columns))
     sums = [naive_tile(simd.OUTER, run, columns, plan, a[i * apart :], b) for i in range(runs)]
     expected = np.concatenate(sums).reshape(-1) + (c if add else 0)
-    address = simd.tile_address(dtype, simd.OUTER, vectors, rows, run)
+    fetches = data.draw(st.booleans(), "fetches")
+    plan[simd.A_LINES :] = [data.draw(st.integers(0, 3)) for _ in range(4)] if fetches else 0
+    address = simd.tile_address(dtype, simd.OUTER, vectors, rows, run, fetches)
     run_tile(address, plan, a, b, c, c, lanes, 1)
     tolerance = 300 * np.finfo(dtype).eps
     np.testing.assert_allclose(c, expected, rtol=tolerance, atol=tolerance)
@@ -188,13 +190,12 @@ def check_code(kind: int) -> None:
 
 
 def check_stack(vectors: int, run: int, runs: int) -> None:
-    """The inner loop of a stack."""
-    scalars, counts = (
-        types.UniTuple(types.float32, vectors),
-        [types.UniTuple(types.int64, n) for n in (run * runs, run)],
-    )
-    name = simd._stack_name(types.float32, vectors, run * runs, run)
-    check_loop(assembly_of(simd._stack, (scalars, *counts)), name, run * runs * vectors)
+    """The inner loop of a stack, and of one that fetches."""
+    for fetches in (False, True):
+        counts = [types.UniTuple(types.int64, n) for n in (run * runs, run, 1 + fetches)]
+        name = simd._stack_name(types.float32, vectors, run * runs, run, fetches)
+        assembly = assembly_of(simd._stack, (types.UniTuple(types.float32, vectors), *counts))
+        check_loop(assembly, name, run * runs * vectors)
 
 
 def assembly_of(kernel: Any, signature: Any) -> str:

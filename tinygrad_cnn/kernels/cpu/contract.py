@@ -79,7 +79,14 @@ def flat(x: np.ndarray) -> np.ndarray:
 
 
 def panels(
-    dtype: Any, kind: int, rows: int, columns: int, widths: list[int] | None = None, walk: float = 0.0, run: int = 0
+    dtype: Any,
+    kind: int,
+    rows: int,
+    columns: int,
+    widths: list[int] | None = None,
+    walk: float = 0.0,
+    run: int = 0,
+    fetches: bool = False,
 ) -> list[int]:
     """Cover a (rows, columns) block with tiles, or stacks of `run` rows: a list of panels, PANEL numbers each."""
     lanes = simd.lanes(dtype)
@@ -87,7 +94,8 @@ def panels(
     for width in widths or panel_widths(dtype, kind, rows, columns, walk):
         tiles = 1 if run else -(-rows // simd.max_rows(width, kind))
         big = -(-rows // tiles)
-        out += [simd.tile_address(dtype, kind, width, size, run) for size in (big, big if run else max(big - 1, 1))]
+        sizes = (big, big if run else max(big - 1, 1))
+        out += [simd.tile_address(dtype, kind, width, size, run, fetches) for size in sizes]
         used = min(columns - first * lanes, width * lanes) - (width - 1) * lanes
         out += [first * lanes, used, tiles, rows - tiles * (big - 1), big]
         first += width

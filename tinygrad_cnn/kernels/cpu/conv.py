@@ -240,11 +240,13 @@ def _walk(
         streams = not clears and group_out % simd.lanes(char) == 0 and n * p * q * o * itemsize >= STREAM_BYTES
         tile[LDC] = phase.step[1] * o
         tile[FLAGS] = simd.BIAS * biased | simd.RELU * relu | simd.STREAM * streams
-        flat = not padded and phase.taps == (1, 1) and phase.stride[1] == groups == 1
-        if flat and is_far(n * (h * w * c + p * q * o), itemsize, c * o):
+        flat = not padded and phase.taps == (1, 1) and phase.stride[1] == groups == 1 and not depthwise
+        far = flat and is_far(n * (h * w * c + p * q * o), itemsize, c * o)
+        if far:
             tile[simd.A_LINES], tile[simd.A_AHEAD] = lines(PIXELS_AHEAD * c, itemsize), PIXELS_AHEAD * c
         few = phase.taps[0] * phase.taps[1] * group_in <= FEW_PRODUCTS
-        panels = contract.panels(char, kind, phase.out[1], group_out, walk=contract.WALK if few else 0.0)
+        walk = contract.WALK if few else 0.0
+        panels = contract.panels(char, kind, phase.out[1], group_out, walk=walk, fetches=far)
         head = [0] * TILE
         head[BANDS], head[OUT_ROWS] = bands, phase.out[0]
         head[Y_AT] = (phase.at[0] * q + phase.at[1]) * o

@@ -26,9 +26,9 @@ TASKS = 8
 BLOCK_PIXELS = 512
 #: Bytes of weights that a task adds to again and again: they stay in the L2 cache, next to a block.
 SPLIT_BYTES = 256 << 10
-#: Pixels before which tiles ask for the lines of as many, and how far ahead these are. 16 -> 32 channels, 1x1, take 388
-#: us so, 420 if for all 64 pixels of a row at once, 530 if for the next 8; 64 -> 32 channels 1478, 2360 and 1535.
-CHUNK, AHEAD = 8, 32
+#: Pixels before which tiles ask for the lines of as many, and how many bytes of x and g ahead. 16 -> 32 channels, 1x1,
+#: take 388 us so, 420 if for all 64 pixels of a row at once, 530 if for the next 8; 64 -> 32 channels 1460, 2360, 1535.
+CHUNK, AHEAD = 8, 6 << 10
 
 
 def weight_grad(x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int], spec: Conv2dSpec) -> np.ndarray:
@@ -142,11 +142,14 @@ def _find(
         widths, sets = None, [1] * kh
     rows, across = (o_group, run) if swapped else (run, o_group)
     kind = simd.LANEWISE if lanewise else simd.OUTER
+    flat = not padded and (sy, sx, kw) == (1, 1, 1)  # pixels follow each other from row to row
+    far = spec.groups == 1 and not lanewise and is_far(n * (h * w * c + p * q * o), itemsize, kh * kw * c * o)
+    far = far and not (flat and q % CHUNK)
     panels, panels_at = list[int](), {}
     for count in dict.fromkeys(sets):
         panels_at[count] = len(panels)
         stack = run if count > 1 else 0
-        panels += contract.panels(char, kind, count * rows, across, widths, contract.WALK, stack)
+        panels += contract.panels(char, kind, count * rows, across, widths, contract.WALK, stack, far)
     n_panels = len(panels) // PANEL // len(panels_at)
     size = kh * kw * depth * o
     ldc = kh * kw * depth if swapped else o
@@ -181,12 +184,10 @@ def _find(
         LEFT_GROUP: o_group if swapped else c_group, RIGHT_GROUP: c_group if swapped else o_group,
         OUT_GROUP: o_group * (ldc if swapped else 1),
     }  # fmt: skip
-    flat = not padded and (sy, sx, kw) == (1, 1, 1)  # pixels follow each other from row to row
-    far = groups == 1 and is_far(n * (x_image + g_image), itemsize, size) and not (flat and q % CHUNK)
     chunk = CHUNK if far and flat else q
     x_strides = (scratch_image if padded else x_image, chunk * c if flat else sy * columns * c, sx * c)
     g_strides = (g_image, chunk * o, o)
-    ahead = AHEAD if flat else q
+    ahead = AHEAD // ((c + o) * itemsize) if flat else q
     x_ahead = (lines(chunk * c, itemsize), ahead * c) if far and flat else (0, 0)
     g_ahead = (lines(chunk * o, itemsize), ahead * o) if far else (0, 0)
     tiles = []  # to begin sums or to go on, then one row more or not, then a full block of images or the last one
