@@ -270,6 +270,21 @@ def test_children_come_go_and_are_replaced() -> None:
     assert twin(x).item() == -2.5 and net(x).item() == 0
 
 
+def test_a_pickle_does_not_know_whether_the_net_was_called() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    before = pickle.dumps(net)
+    with tg.no_grad():
+        net(tg.randn(8, 3, 9, 9))
+    assert pickle.dumps(net) == before
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_batch_norm_refuses_an_image_without_a_batch(recorded: bool) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).eval()
+    with tg.set_grad_enabled(recorded), pytest.raises(ValueError, match="BatchNorm2d"):
+        net(tg.randn(1, 8, 8))
+
+
 def test_an_inplace_relu_overwrites_its_input() -> None:
     """As apart: the input is what a user holds."""
     x = tg.tensor([[[[-1.0, 2.0], [3.0, 4.0]]]])

@@ -115,6 +115,9 @@ class Sequential(_Numbered):
         super()._register(kind, name, value)
         self._steps = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_steps": None}
+
 
 class _WithReLU:
     """Two neighbours of which one is a ReLU; what they compute takes one pass over memory less than their calls.
@@ -184,6 +187,7 @@ class _WithNorm:
             or norm.training
             or norm.running_mean is None
             or type(input) is not Tensor
+            or input._array.ndim != 4  # a batch norm takes batches alone
             or input._array.size < conv.weight._array.size  # the weights may be scaled at every call
             or not all(map(_is_plain, self.plain))
             or norm.num_features != conv.out_channels
