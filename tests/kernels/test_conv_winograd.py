@@ -43,7 +43,6 @@ def always() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conv_winograd, "_pays", lambda *args: True)
         patch.setattr(conv_winograd, "BLOCK_BYTES", 64 << 10)
-        patch.setattr(conv_winograd, "COPY_BYTES", 8 << 10)
         patch.setattr(conv_winograd, "SHARE_BYTES", 1 << 10)
         patch.setattr(kernels, "PARALLEL_WORK", 0)
         cached = (conv_winograd.find, conv._forward, conv._tiles, conv._pool_plan, conv._tiles_of_input_grad)

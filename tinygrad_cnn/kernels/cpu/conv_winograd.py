@@ -28,7 +28,6 @@ from .. import get_num_threads, launch
 from ..compile import inner, jit
 from . import contract, memory, simd
 from .contract import COLUMN, PANEL, tile_panel
-from .conv_shared import copy_row
 from .matmul import column_sums
 from .simd import A1, A2, A_PLANE, AK, AR, B1, B2, B_PLANE, BK, C_PLANE, FLAGS, LDC, N1, N2, N3, PLANES, TILE_ARGS
 
@@ -42,11 +41,15 @@ if contract.ENABLED:
         pooled_pixels,
     )
 
-#: Bytes of transformed inputs and products of a group of tiles, from planes to pixels in one go: the L1 cache. For the
-#: weight gradient, whose sums a group reads and writes, it is a block in the L2 cache.
-GROUP_BYTES, BLOCK_BYTES = 48 << 10, 768 << 10
-#: Bytes of the inputs that a block copies, with their padding: they stay in the L2 cache beside the weights.
-COPY_BYTES = 128 << 10
+#: Bytes of transformed inputs and products of a group of tiles, from planes to pixels in one go. A group reads all of
+#: the transformed weights. Up to WEIGHT_BYTES, both fit the L1 cache (64 images of 32 x 32, 16 -> 16 channels: 562 us,
+#: 595 in large groups); more come from the L2 cache, the fewer times the better (64 images of 16 x 16, 16 -> 32
+#: channels: 236 us, 259 in small groups).
+SMALL_BYTES, LARGE_BYTES, WEIGHT_BYTES = 48 << 10, 384 << 10, 16 << 10
+#: Groups that there are at least, where there are tiles enough, so that threads finish together.
+GROUPS_WANTED = 16
+#: The same for a weight gradient, whose sums a group reads and writes: a block in the L2 cache.
+BLOCK_BYTES = 768 << 10
 #: Products from which a sum is taken in parts: it halves the error of 5 x 5 kernels over 128 channels, and takes a
 #: quarter from that of the weight gradient of 16.
 SUM_PRODUCTS = 128
@@ -54,16 +57,14 @@ SUM_PRODUCTS = 128
 #: this, parts of the input channels. A block reads and writes all sums of its share: four runs of blocks take 3870 us
 #: for 5 x 5 taps between 128 channels and 32 images of 8 x 8, four times 32 channels 2500.
 SHARES, SHARE_BYTES = 4, 1 << 20
-#: Blocks that there are at least, where there are rows enough, so that threads finish together.
-BLOCKS_WANTED = 8
 
 
 # fmt: off
 (IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_ROWS, OUT_COLUMNS, OUT_CHANNELS, TOP, LEFT, PIECE_ROWS, PIECE_COLUMNS,
- WHOLE_ROWS, WHOLE_COLUMNS, TILE_ROWS, TILE_COLUMNS, BLOCKS, BANDS, BLOCK_IMAGES, MOST_TILES, SPAN, V_ROW, V_PLANE,
- M_PLANE, BAND, V_AT, M_AT, SCRATCH, SHARD_COUNT, SPLITS, PANELS, LANE_COUNT, RELU, POOL, TILE) = range(34)
+ WHOLE_ROWS, WHOLE_COLUMNS, TILE_ROWS, TILE_COLUMNS, GROUPS, MOST_TILES, V_ROW, V_PLANE, M_PLANE, M_AT, SCRATCH,
+ SHARD_COUNT, SPLITS, PANELS, LANE_COUNT, RELU, POOL, TILE) = range(29)
 # fmt: on
-HEADER = TILE + 12 * TILE_ARGS  # then, for products, where the panels of a group of 0, 1, 2, ... tiles are
+HEADER = TILE + 12 * TILE_ARGS  # then the panels: for products those of the smaller and those of the larger groups
 
 
 class Plan(NamedTuple):
@@ -104,41 +105,35 @@ def find(
     depth = pieces[0] * pieces[1] * c // splits
     v_row = depth + lanes  # a row of planes never starts where another one ends its way through the cache
     widths = contract.panel_widths(char, simd.OUTER, 1024, o, contract.WALK)
-    rows = min(simd.max_rows(width) for width in widths)
-    most = max(1, GROUP_BYTES // (16 * (depth + o) * itemsize * rows)) * rows
-    copied = max(2 * most, COPY_BYTES // (4 * c * itemsize))  # tiles
-    tiles = max(16, min(SUM_PRODUCTS, BLOCK_BYTES // (16 * (v_row + o) * itemsize))) if sums else copied
-    bands = max(1, -(-tile_rows * tile_columns // tiles), 1 if sums else -(-BLOCKS_WANTED // n))
-    bands = min(bands, tile_rows)
-    block_images = 1 if bands > 1 else max(1, min(tiles // (tile_rows * tile_columns), -(-n // BLOCKS_WANTED)))
-    blocks = -(-n // block_images) * bands
-    sizes = _block_sizes(n, tile_rows, tile_columns, bands, block_images)
-    most = sizes[-1] if sums else min(most, sizes[-1])
+    total = n * tile_rows * tile_columns
+    if sums:
+        most = max(16, min(SUM_PRODUCTS, BLOCK_BYTES // (16 * (v_row + o) * itemsize)))
+    else:
+        rows = min(simd.max_rows(width) for width in widths)
+        room = SMALL_BYTES if 16 * depth * o * itemsize <= WEIGHT_BYTES else LARGE_BYTES
+        most = max(1, min(room // (16 * (depth + o) * itemsize), total // GROUPS_WANTED) // rows) * rows
+    groups = -(-total // most)
+    groups = min(groups + groups % 2, total)  # an even number: two threads finish together
+    most = -(-total // groups)
     line = 64 // itemsize
     v_plane, m_plane = (((most * row + line - 1) // line | 1) * line for row in (v_row, o))
-    span = 2 * tile_columns + 3 * pieces[1] - 1
-    band_rows = 2 * -(-tile_rows // bands) + 3 * pieces[0] - 1
-    band = (band_rows * span * max(c, o if sums else 0) + line) // line * line
     head = {
         IMAGES: n, HEIGHT: h, WIDTH: w, CHANNELS: c, OUT_ROWS: p, OUT_COLUMNS: q, OUT_CHANNELS: o, TOP: origin[0],
         LEFT: origin[1], PIECE_ROWS: pieces[0], PIECE_COLUMNS: pieces[1], WHOLE_ROWS: whole[0],
-        WHOLE_COLUMNS: whole[1], TILE_ROWS: tile_rows, TILE_COLUMNS: tile_columns, BLOCKS: blocks, BANDS: bands,
-        BLOCK_IMAGES: block_images, MOST_TILES: most, SPAN: span, V_ROW: v_row,
-        V_PLANE: v_plane, M_PLANE: m_plane, BAND: band,
-        V_AT: band, M_AT: band + 16 * v_plane, SCRATCH: band + 16 * (v_plane + m_plane),
-        SHARD_COUNT: min(SHARES // splits, blocks), SPLITS: splits, LANE_COUNT: lanes, RELU: relu, POOL: pool,
+        WHOLE_COLUMNS: whole[1], TILE_ROWS: tile_rows, TILE_COLUMNS: tile_columns, GROUPS: groups, MOST_TILES: most,
+        V_ROW: v_row, V_PLANE: v_plane, M_PLANE: m_plane, M_AT: 16 * v_plane, SCRATCH: 16 * (v_plane + m_plane),
+        SHARD_COUNT: min(SHARES // splits, groups), SPLITS: splits, LANE_COUNT: lanes, RELU: relu, POOL: pool,
     }  # fmt: skip
     if sums:
-        tile_args = _sum_tiles(o, v_row, sizes)
+        tile_args = _sum_tiles(o, v_row, (total // groups, most))
         panels = contract.panels(char, simd.OUTER, c // splits, o, walk=contract.WALK)
         head[PANELS] = len(panels) // PANEL
     else:
         tile_args = _product_tiles(c, o, pieces, whole, v_row, v_plane, m_plane)
-        panels = _group_panels(char, o, widths, sizes, most)
+        panels = [p for size in (total // groups, most) for p in contract.panels(char, simd.OUTER, size, o, widths)]
         head[PANELS] = len(widths)
     numbers = np.array([head[i] for i in range(TILE)] + tile_args + panels, np.int64)
-    products = n * tile_rows * tile_columns * 16 * depth * o
-    return Plan(numbers, head[SCRATCH], products, pieces)
+    return Plan(numbers, head[SCRATCH], total * 16 * depth * o, pieces)
 
 
 def _pays(tiles: int, c: int, o: int, kernel_hw: tuple[int, int], lanes: int) -> bool:
@@ -155,14 +150,6 @@ def _pays(tiles: int, c: int, o: int, kernel_hw: tuple[int, int], lanes: int) ->
     tile = planes[0] * planes[1] * product + 35 * (pieces[0] * pieces[1] * c + o) / lanes
     weights = pieces[0] * pieces[1] * 16 * c * o / lanes * 8
     return tiles * tile + weights + 60_000 < 0.9 * tiles * 4 * kernel_hw[0] * kernel_hw[1] * product
-
-
-def _block_sizes(n: int, tile_rows: int, tile_columns: int, bands: int, block_images: int) -> list[int]:
-    """The numbers of tiles that blocks have, the largest last."""
-    if bands > 1:
-        return [tile_rows // bands * tile_columns, -(-tile_rows // bands) * tile_columns]
-    last = n - (-(-n // block_images) - 1) * block_images
-    return [last * tile_rows * tile_columns, block_images * tile_rows * tile_columns]
 
 
 def _product_tiles(
@@ -198,19 +185,8 @@ def _product_tiles(
     return arguments
 
 
-def _group_panels(char: str, o: int, widths: list[int], sizes: list[int], most: int) -> list[int]:
-    """Where the panels of each number of tiles that a group may have start, and these panels."""
-    starts, panels = [0] * (most + 1), list[int]()
-    for size in sizes:
-        groups = -(-size // most)
-        for tiles in (size // groups, -(-size // groups)):
-            starts[tiles] = HEADER + len(starts) + len(panels)
-            panels += contract.panels(char, simd.OUTER, tiles, o, widths)
-    return starts + panels
-
-
-def _sum_tiles(o: int, v_row: int, sizes: list[int]) -> list[int]:
-    """(C, tiles) @ (tiles, O): tile arguments for the smaller and the larger blocks, to begin sums and to go on."""
+def _sum_tiles(o: int, v_row: int, sizes: tuple[int, int]) -> list[int]:
+    """(C, tiles) @ (tiles, O): tile arguments for the smaller and the larger groups, to begin sums and to go on."""
     arguments: list[int] = []
     for size in sizes:
         for flags in (0, simd.ADD):
@@ -272,68 +248,52 @@ def _transform_kernel(w, planes, rows, columns, size, lanes, part, parts):  # ty
         for s in range(columns):
             at, to = r * 9 * columns + s * 3, r * columns + s
             at, to = at * size + first * lanes, to * size + first * lanes
-            kernel_planes(w, at, 3 * columns * size, size, 0, planes, to, 4 * plane, plane, 0, 1, last - first)
+            kernel_planes(w, at, 3 * columns * size, size, planes, to, 4 * plane, plane, last - first)
 
 
 @jit(parts=True)
 def _convolve(plan, x, u, y, winner, bias, scratch, finite, part, parts):  # type: ignore[no-untyped-def]
-    """This part's share of the blocks."""
-    blocks = plan[BLOCKS]
+    """This part's share of the groups."""
+    groups = plan[GROUPS]
     base = part * plan[SCRATCH]
-    for block in range(blocks * part // parts, blocks * (part + 1) // parts):
-        n, images, top, bottom = _block(plan, block)
-        tiles = images * (bottom - top) * plan[TILE_COLUMNS]
-        groups = (tiles + plan[MOST_TILES] - 1) // plan[MOST_TILES]
-        for group in range(groups):
-            first, last = tiles * group // groups, tiles * (group + 1) // groups
-            _to_planes(plan, x, 0, n, top, bottom, first, last, scratch, base)
-            _multiply(plan, last - first, u, scratch, base)
-            if not _from_planes(plan, n, top, bottom, first, last, scratch, base, bias, y, winner):
-                finite[part] = False
+    for group in range(groups * part // parts, groups * (part + 1) // parts):
+        first, last = _group(plan, group)
+        _to_planes(plan, x, 0, first, last, scratch, base)
+        _multiply(plan, last - first, u, scratch, base)
+        if not _from_planes(plan, first, last, scratch, base, bias, y, winner):
+            finite[part] = False
 
 
 @inner
-def _block(plan, block):  # type: ignore[no-untyped-def]
-    """A block's first image, number of images, first row of tiles and the row after the last."""
-    bands, rows = plan[BANDS], plan[TILE_ROWS]
-    n, band = block // bands * plan[BLOCK_IMAGES], block % bands
-    images = min(plan[BLOCK_IMAGES], plan[IMAGES] - n)
-    return n, images, rows * band // bands, rows * (band + 1) // bands
+def _group(plan, group):  # type: ignore[no-untyped-def]
+    """A group's first tile and the tile after its last."""
+    tiles, groups = plan[IMAGES] * plan[TILE_ROWS] * plan[TILE_COLUMNS], plan[GROUPS]
+    return tiles * group // groups, tiles * (group + 1) // groups
 
 
 @inner
-def _run(plan, top, bottom, tile, last):  # type: ignore[no-untyped-def]
-    """Of a block's tiles from `tile` on, in which image, row and column they begin and how many are in that row."""
-    columns = plan[TILE_COLUMNS]
+def _run(plan, tile, last):  # type: ignore[no-untyped-def]
+    """The image, row and column of a tile, and how many from there on to `last` are in its row."""
+    rows, columns = plan[TILE_ROWS], plan[TILE_COLUMNS]
     row, j = tile // columns, tile % columns
-    return row // (bottom - top), row % (bottom - top), j, min(columns - j, last - tile)
+    return row // rows, row % rows, j, min(columns - j, last - tile)
 
 
 @inner
-def _to_planes(plan, x, split, n, top, bottom, first, last, scratch, base):  # type: ignore[no-untyped-def]
-    """V[plane, tile, piece, channel]: the transformed inputs of a block's tiles from `first` to `last`, in a split.
-
-    Input rows are copied, with their padding, when the first tile comes that reads them: then the L1 cache has them.
-    """
-    channels, width, span = plan[CHANNELS], plan[WIDTH], plan[SPAN]
-    rows, columns, plane = plan[PIECE_ROWS], plan[PIECE_COLUMNS], plan[V_PLANE]
-    some = channels // plan[SPLITS]
-    tile, target = first, base + plan[V_AT]
+def _to_planes(plan, x, split, first, last, scratch, base):  # type: ignore[no-untyped-def]
+    """V[plane, tile, piece, channel]: the transformed inputs of the tiles from `first` to `last`, in a split."""
+    channels, height, width = plan[CHANNELS], plan[HEIGHT], plan[WIDTH]
+    columns, plane, some = plan[PIECE_COLUMNS], plan[V_PLANE], plan[CHANNELS] // plan[SPLITS]
+    tile, target = first, base
     while tile < last:
-        image, i, j, count = _run(plan, top, bottom, tile, last)
-        if j == 0:
-            start, end = 2 * top + plan[TOP], 2 * i + 3 * rows + 1
-            for k in range(0 if i == 0 else end - 2, end):
-                row, to = start + k, base + k * span * channels
-                source = ((n + image) * plan[HEIGHT] + row) * width * channels
-                copy_row(x, source, row, plan[HEIGHT], width, channels, plan[LEFT], span, scratch, to)
-        for r in range(rows):
+        n, i, j, count = _run(plan, tile, last)
+        for r in range(plan[PIECE_ROWS]):
             for s in range(columns):
-                at = base + ((2 * i + 3 * r) * span + 2 * j + 3 * s) * channels + split * some
-                to = target + (r * columns + s) * some
+                top, left = 2 * i + 3 * r + plan[TOP], 2 * j + 3 * s + plan[LEFT]
+                at = ((n * height + top) * width + left) * channels + split * some
                 input_planes(
-                    scratch, at, span * channels, channels, 2 * channels,
-                    scratch, to, 4 * plane, plane, plan[V_ROW], count, some // plan[LANE_COUNT],
+                    x, at, channels, top, height, left, width, scratch, target + (r * columns + s) * some,
+                    4 * plane, plane, plan[V_ROW], count, some // plan[LANE_COUNT],
                 )  # fmt: skip
         tile += count
         target += count * plan[V_ROW]
@@ -347,8 +307,8 @@ def _multiply(plan, tiles, u, scratch, base):  # type: ignore[no-untyped-def]
     while plane < 16:
         tile = TILE + 3 * TILE_ARGS * ((2 if plane >= 12 else 0) + (1 if plane % 4 == 3 else 0))
         for p in range(plan[PANELS]):
-            panel = plan[HEADER + tiles] + p * PANEL
-            a = base + plan[V_AT] + plane * plan[V_PLANE]
+            panel = HEADER + (p if tiles < plan[MOST_TILES] else plan[PANELS] + p) * PANEL
+            a = base + plane * plan[V_PLANE]
             b = plane * k * plan[OUT_CHANNELS] + plan[panel + COLUMN]
             c = base + plan[M_AT] + plane * plan[M_PLANE] + plan[panel + COLUMN]
             tile_panel(plan, tile, panel, scratch, a, u, b, scratch, c, scratch, 0)
@@ -356,23 +316,22 @@ def _multiply(plan, tiles, u, scratch, base):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _from_planes(plan, n, top, bottom, first, last, scratch, base, bias, y, winner):  # type: ignore[no-untyped-def]
+def _from_planes(plan, first, last, scratch, base, bias, y, winner):  # type: ignore[no-untyped-def]
     """The output pixels of these tiles, or the largest of each; whether they are finite."""
     channels, columns, rows = plan[OUT_CHANNELS], plan[OUT_COLUMNS], plan[OUT_ROWS]
     plane, vectors, relu = plan[M_PLANE], channels // plan[LANE_COUNT], plan[RELU]
     tile, at = first, base + plan[M_AT]
     finite = True
     while tile < last:
-        image, i, j, count = _run(plan, top, bottom, tile, last)
-        i += top
+        n, i, j, count = _run(plan, tile, last)
         if plan[POOL]:
             if 2 * i + 1 < rows:
-                to = (((n + image) * (rows // 2) + i) * (columns // 2) + j) * channels
+                to = ((n * (rows // 2) + i) * (columns // 2) + j) * channels
                 whole = min(count, columns // 2 - j)
                 finite &= pooled_pixels(scratch, at, 4 * plane, plane, bias, y, winner, to, whole, vectors, relu)
         else:
             down = columns * channels if 2 * i + 1 < rows else 0
-            to = (((n + image) * rows + 2 * i) * columns + 2 * j) * channels
+            to = ((n * rows + 2 * i) * columns + 2 * j) * channels
             half = 1 if 2 * (j + count) > columns else 0  # of the last tile
             whole = count - half
             finite &= output_pixels(scratch, at, 4 * plane, plane, bias, y, to, down, channels, whole, vectors, relu)
@@ -403,38 +362,34 @@ def weight_grad(plan: Plan, x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, 
 
 @jit(parts=True)
 def _sum_planes(plan, x, g, sums, scratch, part, parts):  # type: ignore[no-untyped-def]
-    """This part's share of the shards, each over its own blocks, and of the splits of their channels."""
-    shards, splits, blocks = plan[SHARD_COUNT], plan[SPLITS], plan[BLOCKS]
+    """This part's share of the shards, each over its own groups, and of the splits of their channels."""
+    shards, splits, groups = plan[SHARD_COUNT], plan[SPLITS], plan[GROUPS]
     base = part * plan[SCRATCH]
     for share in range(shards * splits * part // parts, shards * splits * (part + 1) // parts):
         shard, split = share // splits, share % splits
-        first, last = blocks * shard // shards, blocks * (shard + 1) // shards
-        for block in range(first, last):
-            n, images, top, bottom = _block(plan, block)
-            tiles = images * (bottom - top) * plan[TILE_COLUMNS]
-            _to_planes(plan, x, split, n, top, bottom, 0, tiles, scratch, base)
-            _grads_to_planes(plan, g, n, images, top, bottom, scratch, base)
-            tile = TILE + TILE_ARGS * ((0 if tiles < plan[MOST_TILES] else 2) + (1 if block > first else 0))
+        begin = groups * shard // shards
+        for group in range(begin, groups * (shard + 1) // shards):
+            first, last = _group(plan, group)
+            _to_planes(plan, x, split, first, last, scratch, base)
+            _grads_to_planes(plan, g, first, last, scratch, base)
+            tile = TILE + TILE_ARGS * ((0 if last - first < plan[MOST_TILES] else 2) + (1 if group > begin else 0))
             _add_products(plan, tile, shard, split, sums, scratch, base)
 
 
 @inner
-def _grads_to_planes(plan, g, n, images, top, bottom, scratch, base):  # type: ignore[no-untyped-def]
-    """The transformed output gradients of a block, in the place of M[plane, tile, output channel]."""
-    channels, width, span = plan[OUT_CHANNELS], plan[OUT_COLUMNS], 2 * plan[TILE_COLUMNS]
-    plane = plan[M_PLANE]
-    to = base + plan[M_AT]
-    for image in range(n, n + images):
-        for row in range(2 * (bottom - top)):
-            source = (image * plan[OUT_ROWS] + 2 * top + row) * width * channels
-            at = base + row * span * channels
-            copy_row(g, source, 2 * top + row, plan[OUT_ROWS], width, channels, 0, span, scratch, at)
-        for i in range(bottom - top):
-            grad_planes(
-                scratch, base + 2 * i * span * channels, span * channels, channels, 2 * channels,
-                scratch, to, 4 * plane, plane, channels, plan[TILE_COLUMNS], channels // plan[LANE_COUNT],
-            )  # fmt: skip
-            to += plan[TILE_COLUMNS] * channels
+def _grads_to_planes(plan, g, first, last, scratch, base):  # type: ignore[no-untyped-def]
+    """The transformed output gradients of the tiles from `first` to `last`, in the place of M[plane, tile, channel]."""
+    channels, height, width, plane = plan[OUT_CHANNELS], plan[OUT_ROWS], plan[OUT_COLUMNS], plan[M_PLANE]
+    tile, target = first, base + plan[M_AT]
+    while tile < last:
+        n, i, j, count = _run(plan, tile, last)
+        at = ((n * height + 2 * i) * width + 2 * j) * channels
+        grad_planes(
+            g, at, channels, 2 * i, height, 2 * j, width, scratch, target,
+            4 * plane, plane, channels, count, channels // plan[LANE_COUNT],
+        )  # fmt: skip
+        tile += count
+        target += count * channels
 
 
 @inner
@@ -449,7 +404,7 @@ def _add_products(plan, tile, shard, split, sums, scratch, base):  # type: ignor
                 for p in range(plan[PANELS]):
                     panel = HEADER + p * PANEL
                     column = plan[panel + COLUMN]
-                    a = base + plan[V_AT] + plane * plan[V_PLANE] + piece * some
+                    a = base + plane * plan[V_PLANE] + piece * some
                     b = base + plan[M_AT] + plane * plan[M_PLANE] + column
                     c = ((shard * 16 + plane) * rows * columns + piece) * size + column
                     c += split * some * plan[OUT_CHANNELS]
@@ -465,4 +420,4 @@ def _to_taps(sums, taps, rows, columns, size, lanes, part, parts):  # type: igno
     for piece in range(rows * columns):
         target = (piece // columns * 9 * columns + piece % columns * 3) * size
         at, to = piece * size + first * lanes, target + first * lanes
-        kernel_sums(sums, at, 4 * plane, plane, 0, taps, to, 3 * columns * size, size, 0, 1, last - first)
+        kernel_sums(sums, at, 4 * plane, plane, taps, to, 3 * columns * size, size, last - first)

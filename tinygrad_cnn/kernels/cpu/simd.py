@@ -314,11 +314,9 @@ class _Tile:
 
     def fetch(self, pointer: Any, lines: Any) -> None:
         """Ask for so many cache lines from there on."""
-        kind = ir.FunctionType(ir.VoidType(), [POINTER, INT32, INT32, INT32])
-        prefetch = cgutils.get_or_insert_function(self.module, kind, "llvm.prefetch.p0")
 
         def line(values: list[Any]) -> list[Any]:
-            self.builder.call(prefetch, [values[0], INT32(0), INT32(3), INT32(1)])
+            prefetch(self.builder, values[0])
             return [self.at(values[0], _int(64), BYTE)]
 
         with self.builder.if_then(self.builder.icmp_signed(">", lines, _int(0))):
@@ -508,6 +506,13 @@ def loop(builder: Any, count: Any, body: Any, values: list[Any]) -> list[Any]:
     branch.set_metadata("llvm.loop", _not_unrolled(builder))
     builder.position_at_end(done)
     return out
+
+
+def prefetch(builder: Any, pointer: Any) -> None:
+    """Ask for the cache line there, to read it: nothing happens if there is none."""
+    kind = ir.FunctionType(ir.VoidType(), [POINTER, INT32, INT32, INT32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [pointer, INT32(0), INT32(3), INT32(1)])
 
 
 def _not_unrolled(builder: Any) -> Any:

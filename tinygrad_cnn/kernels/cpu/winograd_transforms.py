@@ -1,12 +1,12 @@
 """The transforms of Winograd's convolutions, on vectors of neighbouring channels of a run of tiles.
 
 As LLVM IR with hand-made addresses: out of Numba's loops LLVM makes a counter for each of the 32 places of a tile, more
-than there are registers. A tile of 16 channels takes 17 cycles to its planes, and 16 back to pixels, as long as a
-run stays in the L1 cache; in the L2 cache it is twice that.
+than there are registers. A tile of 16 channels takes 30 cycles to its planes, and 20 back to pixels.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import numba
@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .simd import BYTE, INT64
+from .simd import BYTE, INT64, loop, prefetch
 from .vectors import Vectors
 
 #: The three matrices, and transposes of two of them: rows of (column, coefficient).
@@ -42,6 +42,12 @@ class _Transforms(Vectors):
             for i in range(size)
         ]
 
+    def store_square(self, square: list[list[Any]], start: Any, rows: list[Any], columns: list[Any]) -> None:
+        for line, row in zip(square, rows, strict=False):
+            base = self.opaque(self.past(start, row))
+            for value, column in zip(line, columns, strict=False):
+                self.store(value, self.past(base, column))
+
     def transform(self, matrix: Any, grid: list[list[Any]]) -> list[list[Any]]:
         """M s M'."""
         columns = [[self.combine(line, list(column)) for line in matrix] for column in zip(*grid, strict=True)]
@@ -61,10 +67,9 @@ class _Transforms(Vectors):
 
 
 def _transform(matrix: Any) -> Any:
-    """The intrinsic that computes M s M' for a matrix M of a few constants, `count` times on `vectors` neighbours.
+    """The intrinsic that computes M s M' for a matrix M of a few constants, on `vectors` neighbours.
 
-    s is read at `at + i * row + j * column`, the result written at `to + i * target_row + j * target_column`; from one
-    to the next both move on by `step` and `target_step`.
+    s is read at `at + i * row + j * column`, the result written at `to + i * target_row + j * target_column`.
     """
     size = 1 + max(column for line in matrix for column, _ in line)
 
@@ -74,7 +79,79 @@ def _transform(matrix: Any) -> Any:
         at: Any,
         row: Any,
         column: Any,
-        step: Any,
+        target: Any,
+        to: Any,
+        target_row: Any,
+        target_column: Any,
+        vectors: Any,
+    ) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            on = _Transforms(context, builder, signature, values, source)
+            _, at, row, column, _, to, target_row, target_column, vectors = values
+            rows, columns = on.steps(row), on.steps(column)
+            target_rows, target_columns = on.steps(target_row), on.steps(target_column)
+            with cgutils.for_range(builder, vectors) as v:
+                lane = builder.mul(v.index, INT64(on.lanes))
+                out = on.transform(matrix, on.square(on.pointer(0, at, lane), rows, columns, size))
+                on.store_square(out, on.pointer(4, to, lane), target_rows, target_columns)
+            return context.get_dummy_value()
+
+        return types.none(source, *[types.int64] * 3, target, *[types.int64] * 4), codegen
+
+    return intrinsic(typing)
+
+
+class _Windows(_Transforms):
+    """The pixels of windows of `size` rows of an image, of which some may be outside."""
+
+    def rows(
+        self, size: int, at: Any, lane: Any, pitch: Any, pixel: Any, top: Any, height: Any
+    ) -> tuple[list[Any], list[Any]]:
+        """Where the rows of a window begin, and how far their pixels are apart: rows outside are one pixel of zeros."""
+        builder, rows, steps = self.builder, [], []
+        nothing = cgutils.alloca_once_value(builder, self.zero)
+        for i in range(size):
+            inside = builder.icmp_unsigned("<", builder.add(top, INT64(i)), height)
+            row = self.pointer(0, at, lane, builder.mul(pitch, INT64(i)))
+            rows.append(builder.select(inside, row, nothing))
+            steps.append(builder.select(inside, pixel, INT64(0)))
+        return rows, steps
+
+    def ahead(self, row: Any, step: Any, pixels: int) -> Any:
+        return self.past(row, self.builder.mul(step, INT64(pixels)))
+
+    def column(self, matrix: Any, rows: list[Any], steps: list[Any], k: int, left: Any, width: Any) -> list[Any]:
+        """Column k of M s, where the image has column left + k; else zeros."""
+        builder, before = self.builder, self.builder.block
+        with builder.if_then(builder.icmp_unsigned("<", builder.add(left, INT64(k)), width)):
+            pixels = [self.load(self.ahead(row, step, k)) for row, step in zip(rows, steps, strict=True)]
+            values, inside = [self.combine(line, pixels) for line in matrix], builder.block
+        merged = [builder.phi(self.vector) for _ in values]
+        for phi, value in zip(merged, values, strict=True):
+            phi.add_incoming(self.zero, before)
+            phi.add_incoming(value, inside)
+        return merged
+
+
+def _windows(matrix: Any) -> Any:
+    """The intrinsic that computes M s M' for windows s of an image, each two pixels to the right of the one before.
+
+    The first begins at pixel (top, left), which is at `at`; pixels outside of the image are 0. Results are written at
+    `to + i * target_row + j * target_column`, those of the next window `target_step` further. Columns that two windows
+    share are read once. What the windows below will read is fetched: without, the weight gradient of 64 images of
+    32 x 32 with 32 channels takes 2092 us, with it 1807.
+    """
+    size = 1 + max(column for line in matrix for column, _ in line)
+
+    def typing(
+        typing_context: Any,
+        image: Any,
+        at: Any,
+        channels: Any,
+        top: Any,
+        height: Any,
+        left: Any,
+        width: Any,
         target: Any,
         to: Any,
         target_row: Any,
@@ -84,22 +161,33 @@ def _transform(matrix: Any) -> Any:
         vectors: Any,
     ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            on = _Transforms(context, builder, signature, values, source)
-            _, at, row, column, step, _, to, target_row, target_column, target_step, count, vectors = values
-            rows, columns = on.steps(row), on.steps(column)
+            on = _Windows(context, builder, signature, values, image)
+            _, at, channels, top, height, left, width, _, to, target_row, target_column, target_step, count, _ = values
             target_rows, target_columns = on.steps(target_row), on.steps(target_column)
-            with cgutils.for_range(builder, count) as tile, cgutils.for_range(builder, vectors) as v:
+            pitch, across, (_, pixel, *_) = builder.mul(width, channels), on.steps(target_step)[1], on.steps(channels)
+            below = on.steps(pitch)[2]
+            with cgutils.for_range(builder, values[-1]) as v:
                 lane = builder.mul(v.index, INT64(on.lanes))
-                start = on.pointer(0, at, builder.mul(tile.index, step), lane)
-                out = on.transform(matrix, on.square(start, rows, columns, size))
-                start = on.pointer(5, to, builder.mul(tile.index, target_step), lane)
-                for i, line in enumerate(out):
-                    base = on.opaque(on.past(start, target_rows[i]))
-                    for j, value in enumerate(line):
-                        on.store(value, on.past(base, target_columns[j]))
+                rows, steps = on.rows(size, at, lane, pitch, pixel, top, height)
+                before = [on.column(matrix, rows, steps, k, left, width) for k in range(size - 2)]
+
+                def window(places: list[Any]) -> list[Any]:
+                    left, start, rows, before = places[0], places[1], places[2 : size + 2], places[size + 2 :]
+                    rows = [on.opaque(row) for row in rows]
+                    for row in rows[-2:]:
+                        prefetch(builder, on.past(row, below))
+                        prefetch(builder, on.past(row, builder.add(below, pixel)))
+                    columns = [before[i : i + 4] for i in range(0, len(before), 4)]
+                    columns += [on.column(matrix, rows, steps, k, left, width) for k in (size - 2, size - 1)]
+                    out = [[on.combine(line, list(row)) for line in matrix] for row in zip(*columns, strict=True)]
+                    on.store_square(out, start, target_rows, target_columns)
+                    rows = [on.ahead(row, step, 2) for row, step in zip(rows, steps, strict=True)]
+                    return [builder.add(left, INT64(2)), on.past(start, across), *rows, *chain(*columns[2:])]
+
+                loop(builder, count, window, [left, on.pointer(7, to, lane), *rows, *chain(*before)])
             return context.get_dummy_value()
 
-        return types.none(source, *[types.int64] * 4, target, *[types.int64] * 6), codegen
+        return types.none(image, *[types.int64] * 6, target, *[types.int64] * 6), codegen
 
     return intrinsic(typing)
 
@@ -210,6 +298,6 @@ def _pooled_typing(
 
 
 if not numba.config.DISABLE_JIT:
-    input_planes, grad_planes = _transform(_INPUT), _transform(_GRAD)
+    input_planes, grad_planes = _windows(_INPUT), _windows(_GRAD)
     kernel_planes, kernel_sums = _transform(_KERNEL), _transform(_KERNEL_GRAD)
     output_pixels, pooled_pixels = intrinsic(_output_typing), intrinsic(_pooled_typing)
