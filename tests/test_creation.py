@@ -54,6 +54,10 @@ def test_tensor_of_tensors() -> None:
     y = tg.tensor(x * 2)
     assert not y.requires_grad
     assert y.tolist() == [2, 2]
+    losses = tg.tensor([x.sum(), (x * 2).sum()])
+    assert not losses.requires_grad and losses.dtype == tg.float32
+    assert losses.tolist() == [2, 4]
+    assert tg.tensor([(x[0], 3.0), (x[1], 4.0)]).tolist() == [[1, 3], [1, 4]]
 
 
 @given(data=st.data())
@@ -167,6 +171,53 @@ def test_errors(fn: Any, error: Any, match: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- filled and counted
+
+
+@given(data=st.data())
+def test_what_an_integer_dtype_cannot_hold_is_refused(data: st.DataObject) -> None:
+    """Wherever a number is written or fills a tensor: the number itself, without a fraction, or an error."""
+    dtype = data.draw(st.sampled_from([tg.uint8, tg.int32, tg.int64]))
+    limits = np.iinfo(dtype)
+    near = [limits.min, limits.max, 0]
+    value = data.draw(st.sampled_from(near).flatmap(lambda n: st.integers(max(n - 2, -(2**63)), n + 2)))
+    if data.draw(st.booleans()) and float(value) == value:
+        value = float(value)
+    x = tg.zeros(2, 2, dtype=dtype)
+    ways: list[Any] = [
+        lambda: x.__setitem__(0, value),
+        lambda: x.__setitem__((x == 0), value),
+        lambda: x.__setitem__(1, [value, value]),
+        lambda: x.fill_(value),
+        lambda: x.copy_(np.array([value])),
+        lambda: tg.full((2,), value, dtype=dtype),
+        lambda: tg.full_like(x, value),
+        lambda: x.new_full((2,), value),
+        lambda: x.new_tensor([value]),
+        lambda: tg.tensor([value], dtype=dtype),
+    ]
+    for way in ways:
+        x.zero_()
+        if limits.min <= value <= limits.max:
+            out = way()
+            assert value in (x if out is None else out).reshape(-1).tolist()
+        else:
+            with pytest.raises(RuntimeError, match=f"{dtype} cannot hold {value}: its numbers are".replace("+", ".")):
+                way()
+            assert x.tolist() == [[0, 0], [0, 0]]
+
+
+def test_fractions_are_cut_off_and_tensors_cast() -> None:
+    """As PyTorch does both; NaN is no integer."""
+    x = tg.zeros(2, dtype=tg.uint8)
+    x[0], x[1] = 255.9, tg.tensor(300)
+    assert x.tolist() == [255, 44]
+    assert x.copy_(tg.tensor([300, 301])).tolist() == [44, 45]
+    with pytest.raises(RuntimeError, match="cannot hold nan"):
+        x[0] = math.nan
+    with pytest.raises(RuntimeError, match="cannot hold all of -3 to 4"):
+        x[:] = [-3, 4]
+    x[tg.tensor([False, False])] = []
+    assert x.tolist() == [44, 45]
 
 
 def test_filled() -> None:

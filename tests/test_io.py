@@ -106,6 +106,7 @@ def test_a_file_for_every_reader_of_safetensors(tmp_path: Path) -> None:
 
 def test_names_that_meet_are_kept_apart(tmp_path: Path) -> None:
     tree = {"a.b": tg.zeros(1), "a": {"b": tg.ones(1)}, 0: tg.ones(2), "0": tg.zeros(2)}
+    tree |= {"__metadata__": tg.ones(3), "__metadata__'": tg.zeros(3)}  # the first is no name in a safetensors file
     tg.save(tree, tmp_path / "m")
     assert_equal(tg.load(tmp_path / "m"), tree)
 
@@ -241,8 +242,8 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 
 
 def test_what_load_accepts_of_pytorchs_arguments(tmp_path: Path) -> None:
-    tg.save({"x": tg.ones(1)}, tmp_path / "m")
-    assert tg.load(tmp_path / "m", map_location="cpu", weights_only=True)["x"].item() == 1
+    tg.save(obj={"x": tg.ones(1)}, f=tmp_path / "m")
+    assert tg.load(f=tmp_path / "m", map_location="cpu", weights_only=True)["x"].item() == 1
     with pytest.raises(ValueError, match="weights_only"):
         tg.load(tmp_path / "m", weights_only=False)
     with pytest.raises(RuntimeError, match="cuda"):

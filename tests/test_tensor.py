@@ -6,6 +6,7 @@ The expected gradients of the in-place cases are those that PyTorch 2.13 gives f
 from __future__ import annotations
 
 import copy
+import operator as op
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -351,6 +352,35 @@ def test_in_place_is_out_of_place_written_back(data: st.DataObject) -> None:
         tg.autograd.grad(b, [a, other], g), tg.autograd.grad(expected, [a, other], g), strict=True
     ):
         np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-12, atol=1e-15)
+
+
+@given(data=st.data())
+def test_an_operator_of_integers_writes_into_the_tensor(data: st.DataObject) -> None:
+    """`//=` and its kin change the storage that a view shows, as Python's name for the tensor stays the same."""
+    change = data.draw(st.sampled_from([op.ifloordiv, op.imod, op.iand, op.ior, op.ixor, op.iadd, op.isub, op.imul]))
+    dtype = data.draw(st.sampled_from([tg.int32, tg.int64]))
+    array = data.draw(draw.arrays(data.draw(draw.shapes(1, 2, 1, 4)), dtype, low=0, high=9))
+    key = data.draw(draw.index_exprs(array.shape, advanced=False))
+    other = data.draw(st.integers(1, 9))
+    base = tg.tensor(array)
+    part = base[key]
+    changed = change(part, other)
+    expected = array.copy()
+    expected[key] = change(expected[key], other)
+    assert changed is part and base.dtype == dtype
+    assert base.tolist() == expected.tolist()
+
+
+def test_an_operator_that_makes_floats_of_integers_is_refused() -> None:
+    """The tensor keeps its dtype and values."""
+    x, flags = tg.arange(4), tg.tensor([True, False])
+    with pytest.raises(RuntimeError, match=r"float32.*int64"):
+        x //= 2.5
+    with pytest.raises(RuntimeError, match=r"int64.*bool"):
+        flags &= 3
+    assert x.tolist() == [0, 1, 2, 3] and flags.tolist() == [True, False]
+    flags ^= True
+    assert flags.tolist() == [False, True]
 
 
 def test_versions_are_shared_by_views_and_detached_selves() -> None:

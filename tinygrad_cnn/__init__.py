@@ -8,6 +8,7 @@ from numpy import nan as nan
 from numpy import pi as pi
 
 from . import autograd as autograd
+from . import cuda as cuda
 from . import data as data
 from . import nn as nn
 from . import optim as optim
@@ -172,6 +173,8 @@ from .random import seed as seed
 from .random import set_rng_state as set_rng_state
 from .tensor import Tensor as Tensor
 from .warmup import warmup as warmup
+
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import testing as testing

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from . import device as devices
-from .dtypes import as_dtype, float32, int64, is_float
+from .dtypes import as_dtype, check_holds, float32, int64, is_float
 from .ops.arguments import integer
 from .ops.dims import numbers_of, size_of
 from .random import Generator, default_generator
@@ -26,7 +26,7 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
 
     Python floats become float32, ints int64 and bools bool; arrays and tensors keep their dtype. Raises
     ValueError for ragged lists, TypeError for strings and for dtypes that tensors do not have, and RuntimeError
-    for integers beyond the dtype's range.
+    for numbers beyond an integer dtype's range.
 
     >>> import tinygrad_cnn as tg
     >>> tg.tensor([[1, 2], [3, 4.5]])
@@ -34,10 +34,9 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
             [3.0000, 4.5000]])
     """
     given = _array_of(data, dtype)
-    array = np.array(given, None if dtype is None else as_dtype(dtype), order="C")
-    if array.dtype.kind in "iu" and given.dtype.kind in "iu" and not (array == given).all():
-        raise RuntimeError(f"{array.dtype} cannot hold all of {given.min()} to {given.max()}")
-    return _new(array, device, requires_grad)
+    found = given.dtype if dtype is None else as_dtype(dtype)
+    check_holds(found, given)
+    return _new(np.array(given, found, order="C"), device, requires_grad)
 
 
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
@@ -78,7 +77,7 @@ def _array_of(data: Any, dtype: Any) -> np.ndarray:
     if isinstance(data, np.ndarray | np.generic):
         return _supported(np.asarray(data), dtype)
     try:
-        array = np.asarray(data)
+        array = np.asarray(_values(data))
     except ValueError as error:
         if "inhomogeneous" not in str(error):
             raise
@@ -90,6 +89,13 @@ def _array_of(data: Any, dtype: Any) -> np.ndarray:
     if array.dtype.kind in "OUS":
         raise TypeError(f"cannot make a tensor of {type(_first(data)).__name__} {_first(data)!r}: numbers are needed")
     return _supported(array, dtype)
+
+
+def _values(data: Any) -> Any:
+    """Nested lists with the arrays of their tensors, whether or not these require grad."""
+    if isinstance(data, list | tuple):
+        return [_values(x) if isinstance(x, list | tuple | Tensor) else x for x in data]
+    return data._array if isinstance(data, Tensor) else data
 
 
 def _first(data: Any) -> Any:
@@ -146,12 +152,16 @@ def empty(*sizes: Any, size: Any = None, dtype: Any = None, device: Any = None, 
 
 
 def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """fill_value everywhere, in its dtype as `tensor` finds it unless one is given."""
+    """fill_value everywhere, in its dtype as `tensor` finds it unless one is given.
+
+    RuntimeError for a number beyond an integer dtype's range, here and in all that is filled.
+    """
     value = _array_of(fill_value, dtype)
     if value.ndim:
         raise TypeError(f"full expects a number as fill_value, got shape {value.shape}")
-    array = np.full(_size((size,)), value, value.dtype if dtype is None else as_dtype(dtype))
-    return _new(array, device, requires_grad)
+    found = value.dtype if dtype is None else as_dtype(dtype)
+    check_holds(found, value)
+    return _new(np.full(_size((size,)), value, found), device, requires_grad)
 
 
 def _like(input: Tensor, dtype: Any) -> dict[str, Any]:
@@ -179,7 +189,9 @@ def full_like(
     input: Tensor, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """fill_value everywhere, in the input's shape and dtype."""
-    return _new(np.full(fill_value=numbers_of("full_like", fill_value), **_like(input, dtype)), device, requires_grad)
+    value, like = numbers_of("full_like", fill_value), _like(input, dtype)
+    check_holds(like["dtype"], value)
+    return _new(np.full(fill_value=value, **like), device, requires_grad)
 
 
 def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:

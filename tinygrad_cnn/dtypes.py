@@ -37,6 +37,16 @@ def as_dtype(dtype: Any) -> np.dtype[Any]:
     return native
 
 
+def check_holds(dtype: np.dtype[Any], values: np.ndarray) -> None:
+    """Raise RuntimeError if an integer dtype cannot hold all of the values, fractions aside."""
+    if dtype.kind not in "iu" or values.dtype == dtype or values.size == 0:
+        return
+    low, high, limits = values.min().item(), values.max().item(), np.iinfo(dtype)
+    if not limits.min - 1 < low <= high < limits.max + 1:  # Python's numbers: exact, and false for NaN
+        given = f"{low}" if f"{low}" == f"{high}" else f"all of {low} to {high}"
+        raise RuntimeError(f"{dtype} cannot hold {given}: its numbers are {limits.min} to {limits.max}")
+
+
 def is_float(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "f"
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from .autograd.modes import mode, no_grad
 from .autograd.tape import Node, Saved, Variable, Version, edge_to, succeed
+from .dtypes import check_holds
 from .op import op
 from .ops.dims import numbers_of
 from .ops.elementwise import where
@@ -61,13 +62,15 @@ def _rescue_saved(node: Node | None, version: Version) -> None:
 def assign(x: Any, key: Any, value: Any) -> None:
     """x[key] = value, broadcast and cast to x's dtype.
 
-    Raises as `write` does, and IndexError or ValueError where key or value do not fit, before anything is
-    written.
+    Raises as `write` does, IndexError or ValueError where key or value do not fit, and RuntimeError for numbers
+    beyond an integer dtype's range, before anything is written.
     """
     view, taken = parse_key(key)
     part = x if view is None else _slice(x, view)
     check_writable(part)
     array = numbers_of("setitem", value)
+    if not isinstance(value, Variable):  # a tensor is cast, as `to` does it
+        check_holds(x._array.dtype, array)
     if not (mode.grad and (edge_to(x) is not None or (isinstance(value, Variable) and edge_to(value) is not None))):
         part._array[... if taken is None else taken] = array
         x._version.n += 1

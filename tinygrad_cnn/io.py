@@ -28,10 +28,11 @@ StrPath: TypeAlias = str | os.PathLike[str]
 
 _STRUCTURE = "tinygrad_cnn.structure"
 _CHECKSUM = "tinygrad_cnn.crc32"
+_RESERVED = "__metadata__"  # no name for a tensor in this format
 _DTYPES = frozenset({"F32", "F64", "I64", "I32", "U8", "BOOL"})
 
 
-def save(obj: Any, path: StrPath) -> None:
+def save(obj: Any, f: StrPath) -> None:
     """Write a state_dict, or nested dicts and lists of tensors, numbers, strings and None, to a file.
 
     An object with a `state_dict()` (a module, an optimizer) is saved as that. Tensors keep dtype, shape and
@@ -51,10 +52,10 @@ def save(obj: Any, path: StrPath) -> None:
     arrays: Arrays = {}
     structure = json.dumps(_pack(obj, "", arrays))
     metadata = {_STRUCTURE: structure, _CHECKSUM: _checksum(structure, arrays)}
-    _write_atomically(Path(path), arrays, metadata)
+    _write_atomically(Path(f), arrays, metadata)
 
 
-def load(path: StrPath, map_location: Any = None, weights_only: bool = True) -> Any:
+def load(f: StrPath, map_location: Any = None, weights_only: bool = True) -> Any:
     """What `save` wrote, or the dict of tensors in any other safetensors file; each tensor owns its memory.
 
     `map_location` may only be the CPU, and `weights_only` says what is always so. Raises FileNotFoundError,
@@ -64,7 +65,7 @@ def load(path: StrPath, map_location: Any = None, weights_only: bool = True) -> 
         check_device(map_location)
     if not weights_only:
         raise ValueError("weights_only=False asks for a pickle, which can run code; these files hold none")
-    path = Path(path)
+    path = Path(f)
     arrays, metadata = _read(path)
     if _STRUCTURE not in metadata and _CHECKSUM not in metadata:  # not written by save
         return {name: Tensor(array) for name, array in arrays.items()}
@@ -82,7 +83,7 @@ def _pack(obj: Any, at: str, arrays: Arrays) -> Any:
     """The JSON form of obj, whose tensors go to `arrays` under the path of keys that leads to them."""
     if isinstance(obj, Tensor):
         name = at
-        while name in arrays:  # {"a.b": x, "a": {"b": y}}
+        while name in arrays or name == _RESERVED:  # {"a.b": x, "a": {"b": y}}
             name += "'"
         arrays[name] = np.asarray(obj.detach()._array, order="C")
         return {"tensor": name}

@@ -10,7 +10,7 @@ import numpy as np
 from . import autograd, ops
 from . import device as devices
 from .autograd.tape import Variable, edge_to
-from .dtypes import as_dtype, bool_, float32, float64, int32, int64, is_float
+from .dtypes import as_dtype, bool_, check_holds, float32, float64, int32, int64, is_float
 from .inplace import assign, overwritten, write
 from .ops.dims import numbers_of
 from .printing import tensor_repr
@@ -495,7 +495,12 @@ class Tensor(Variable, result=True):
     sub_ = _in_place(ops.sub)
     mul_ = _in_place(ops.mul)
     div_ = _in_place(ops.div)
+    floor_divide_ = _in_place(ops.floor_divide)
+    remainder_ = _in_place(ops.remainder)
     pow_ = _in_place(ops.pow)
+    bitwise_and_ = _in_place(ops.bitwise_and)
+    bitwise_or_ = _in_place(ops.bitwise_or)
+    bitwise_xor_ = _in_place(ops.bitwise_xor)
     neg_ = _in_place(ops.neg)
     exp_ = _in_place(ops.exp)
     log_ = _in_place(ops.log)
@@ -510,16 +515,26 @@ class Tensor(Variable, result=True):
     __isub__ = sub_
     __imul__ = mul_
     __itruediv__ = div_
+    __ifloordiv__ = floor_divide_
+    __imod__ = remainder_
     __ipow__ = pow_
+    __iand__ = bitwise_and_
+    __ior__ = bitwise_or_
+    __ixor__ = bitwise_xor_
 
     def copy_(self, other: Any) -> Tensor:
         """Overwrite this tensor with other, broadcast and cast to its shape and dtype."""
-        numbers_of("copy_", other)
-        return write(self, overwritten(self, other))  # type: ignore[no-any-return]
+        return self._overwrite("copy_", other)
 
     def fill_(self, value: Any) -> Tensor:
-        numbers_of("fill_", value)
-        return self.copy_(value)
+        """Overwrite every element; RuntimeError for a number beyond an integer dtype's range."""
+        return self._overwrite("fill_", value)
+
+    def _overwrite(self, op: str, value: Any) -> Tensor:
+        array = numbers_of(op, value)
+        if not isinstance(value, Variable):  # a tensor is cast, as `to` does it
+            check_holds(self.dtype, array)
+        return write(self, overwritten(self, value))  # type: ignore[no-any-return]
 
     def zero_(self) -> Tensor:
         return self.copy_(0)
@@ -533,11 +548,17 @@ class Tensor(Variable, result=True):
         return Tensor(np.ones(_size(size), self.dtype if dtype is None else as_dtype(dtype)))
 
     def new_full(self, size: Sequence[Any], fill_value: Any, dtype: Any = None) -> Tensor:
-        numbers_of("new_full", fill_value)
-        return Tensor(np.full(_size(size), fill_value, self.dtype if dtype is None else as_dtype(dtype)))
+        value, found = numbers_of("new_full", fill_value), self.dtype if dtype is None else as_dtype(dtype)
+        check_holds(found, value)
+        return Tensor(np.full(_size(size), value, found))
 
     def new_tensor(self, data: Any, dtype: Any = None) -> Tensor:
-        return Tensor(np.array(data, self.dtype if dtype is None else as_dtype(dtype)))
+        values, found = numbers_of("new_tensor", data), self.dtype if dtype is None else as_dtype(dtype)
+        check_holds(found, values)
+        return Tensor(np.array(values, found))
+
+    def new_empty(self, *size: Any, dtype: Any = None) -> Tensor:
+        return Tensor(np.empty(_size(size), self.dtype if dtype is None else as_dtype(dtype)))
 
 
 def _size(size: Sequence[Any]) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -71,6 +72,51 @@ def test_set_grad_enabled_is_a_statement_a_context_and_a_decorator() -> None:
     with tg.set_grad_enabled(False):
         assert not is_grad_enabled()
     assert is_grad_enabled()
+
+
+@pytest.mark.parametrize(("mode", "records"), [(no_grad, False), (enable_grad, True), (inference_mode, False)])
+def test_a_decorated_generator_is_in_its_mode_at_each_step(mode: Any, records: bool) -> None:
+    """What is sent, thrown and returned comes through; between the steps its caller's mode holds."""
+    seen = []
+
+    @mode()
+    def steps(first: int) -> Generator[Any, Any, str]:
+        try:
+            sent = yield first, is_grad_enabled()
+            try:
+                yield sent, is_grad_enabled()
+            except KeyError as error:
+                yield error, is_grad_enabled()
+        finally:
+            seen.append(is_grad_enabled())
+        return "end"
+
+    for outer in (True, False):
+        with tg.set_grad_enabled(outer):
+            going, error = steps(1), KeyError("thrown")
+            assert next(going) == (1, records) and is_grad_enabled() == outer
+            assert going.send(2) == (2, records) and is_grad_enabled() == outer
+            assert going.throw(error) == (error, records) and is_grad_enabled() == outer
+            with pytest.raises(StopIteration) as end:
+                next(going)
+            assert end.value.value == "end" and is_grad_enabled() == outer
+            closed = steps(1)
+            next(closed)
+            closed.close()
+            assert seen == [records, records] and is_grad_enabled() == outer
+            seen.clear()
+    assert steps.__name__ == "steps"
+
+
+def test_the_names_of_pytorchs_arguments() -> None:
+    """`mode`, and inference_mode(False), which records, also as a decorator."""
+    with tg.set_grad_enabled(mode=False):
+        assert not is_grad_enabled()
+        with inference_mode(mode=False):
+            assert is_grad_enabled()
+        assert inference_mode(False)(is_grad_enabled)()
+    with inference_mode(True):
+        assert not is_grad_enabled()
 
 
 def test_modes_belong_to_their_thread() -> None:

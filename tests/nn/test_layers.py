@@ -160,6 +160,14 @@ def test_reset() -> None:
     assert (item.weight == 1).all() and item.weight.requires_grad
 
 
+def test_a_linear_layer_without_inputs_starts_at_0() -> None:
+    """No bound follows from 0 inputs; whatever lies in the memory is no weight."""
+    for _ in range(10):
+        layer = nn.Linear(0, 1000)
+        assert (layer.bias == 0).all() and layer(tg.ones(2, 0)).shape == (2, 1000)
+        layer.bias.data.fill_(9.0)
+
+
 # --------------------------------------------------------------------------------- layers that are functions
 
 X = tg.from_numpy(np.linspace(-3, 3, 2 * 4 * 6 * 6).reshape(2, 4, 6, 6))

@@ -97,6 +97,33 @@ def test_attributes_change_kind_and_go() -> None:
     assert "later" in dict(net.named_parameters())
 
 
+def test_a_buffer_that_becomes_a_parameter_is_saved() -> None:
+    """Not persistent is what the buffer was."""
+    net = Net()
+    net.cache = nn.Parameter(tg.ones(3))
+    assert "cache" in net.state_dict()
+
+
+def test_the_dicts_of_what_is_inside_write_through() -> None:
+    """`_modules`, `_parameters` and `_buffers` are the module's own: code that swaps layers writes to them."""
+    net, tanh, p = Net(), nn.Tanh(), nn.Parameter(tg.zeros(1))
+    net._modules["norm"], net._parameters["scale"], net._buffers["cache"] = tanh, p, tg.ones(1)
+    assert net.norm is tanh and net.scale is p and net.cache.tolist() == [1]
+    assert "cache" not in net.state_dict()
+    net._modules.update(extra=tanh)
+    net._buffers.pop("steps")
+    del net._parameters["missing"]
+    assert net.extra is tanh and not hasattr(net, "steps") and not hasattr(net, "missing")
+    assert list(net._modules) == ["block", "norm", "extra"] and net._modules["extra"] is tanh
+    for held in (net._modules, net._parameters, net._buffers):
+        with pytest.raises(TypeError, match="got int"):
+            held["x"] = 3
+    line = nn.Sequential(nn.ReLU())
+    line(tg.zeros(1))
+    line._modules["0"] = tanh
+    assert line(tg.ones(1)).item() == pytest.approx(np.tanh(1), rel=1e-6)
+
+
 def test_lookup_by_path() -> None:
     """get_* follow dotted paths and say which step is missing."""
     net = Net()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -21,13 +23,15 @@ mode = _Mode()
 
 
 class _Setting:
-    """A context manager that changes this thread's modes; as a decorator it does so around each call."""
+    """A context manager that changes this thread's modes; as a decorator it does so around each call, and around
+    each step of a generator.
+    """
 
     grad: bool | None = None  # None: as it is
     inference = False
     anomaly: bool | None = None
 
-    def __new__(cls, fn: Any = None) -> Any:
+    def __new__(cls, fn: Any = None, **options: Any) -> Any:
         """`@no_grad` means `@no_grad()`."""
         return cls()(fn) if callable(fn) else super().__new__(cls)
 
@@ -48,10 +52,32 @@ class _Setting:
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(fn)
         def inside(*args: P.args, **kwargs: P.kwargs) -> R:
-            with type(self)():  # another one for each call: several threads may be inside
-                return fn(*args, **kwargs)
+            with self._another():
+                out = fn(*args, **kwargs)
+            return self._stepwise(out) if is_generator else out  # type: ignore[arg-type, return-value]
 
+        is_generator = inspect.isgeneratorfunction(fn)
         return inside
+
+    def _another(self) -> _Setting:
+        """One for each call: several threads may be inside."""
+        another: _Setting = copy.copy(self)
+        another._before = []
+        return another
+
+    def _stepwise(self, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        """The steps of a generator, each taken in this mode; what comes between them is not."""
+        step: Callable[[], Any] = functools.partial(next, steps)
+        try:
+            while True:
+                with self._another():
+                    out = step()
+                try:
+                    step = functools.partial(steps.send, (yield out))
+                except BaseException as error:  # also GeneratorExit: the generator's own `finally` runs in this mode
+                    step = functools.partial(steps.throw, error)
+        except StopIteration as end:
+            return end.value
 
 
 class no_grad(_Setting):
@@ -67,10 +93,13 @@ class enable_grad(_Setting):
 
 
 class inference_mode(_Setting):
-    """`no_grad`, and a promise that nothing computed inside will be asked for a gradient."""
+    """`no_grad`, and a promise that nothing computed inside will be asked for a gradient; `enable_grad` if mode is
+    False.
+    """
 
-    grad = False
-    inference = True
+    def __init__(self, mode: bool = True) -> None:
+        super().__init__()
+        self.grad, self.inference = not mode, bool(mode)
 
 
 class set_grad_enabled:
@@ -78,9 +107,10 @@ class set_grad_enabled:
 
     __slots__ = ("_before", "_enabled")
 
-    def __init__(self, enabled: bool) -> None:
-        self._before = mode.grad
-        self._enabled = mode.grad = bool(enabled)
+    def __init__(self, mode: bool) -> None:
+        self._before = is_grad_enabled()
+        self._enabled = bool(mode)
+        self.__enter__()
 
     def __enter__(self) -> None:
         mode.grad = self._enabled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -61,6 +62,25 @@ class IncompatibleKeys(NamedTuple):
         if not self.missing_keys and not self.unexpected_keys:
             return "<All keys matched successfully>"
         return f"IncompatibleKeys(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
+
+
+class _Held(UserDict[str, Any]):
+    """The parameters, buffers or children of a module by name; what is written or deleted here is so there."""
+
+    def __init__(self, module: Module, kind: str) -> None:
+        self.data = module._held(kind)
+        self._module, self._kind = module, kind
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if self._kind == "buffer":
+            self._module.register_buffer(name, value, name not in self._module._non_persistent)
+        else:
+            getattr(self._module, f"register_{self._kind}")(name, value)
+        self.data[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self.data[name]
+        delattr(self._module, name)
 
 
 class Module:
@@ -143,6 +163,7 @@ class Module:
             if kinds.get(name) != kind:
                 kinds.pop(name, None)
                 kinds[name] = kind
+                self._non_persistent.discard(name)
         elif kinds and value is not None and name in kinds:
             held = kinds[name]
             if held != "buffer" or not isinstance(value, Tensor):
@@ -207,16 +228,16 @@ class Module:
         return {name: values[name] for name, held in self._kinds.items() if held == kind}
 
     @property
-    def _parameters(self) -> dict[str, Any]:
-        return self._held("parameter")
+    def _parameters(self) -> _Held:
+        return _Held(self, "parameter")
 
     @property
-    def _buffers(self) -> dict[str, Any]:
-        return self._held("buffer")
+    def _buffers(self) -> _Held:
+        return _Held(self, "buffer")
 
     @property
-    def _modules(self) -> dict[str, Any]:
-        return self._held("module")
+    def _modules(self) -> _Held:
+        return _Held(self, "module")
 
     # ----------------------------------------------------------------------------------------- what is inside
 
@@ -230,7 +251,7 @@ class Module:
         if remove_duplicate:
             memo.add(self)
         yield prefix, self
-        for name, child in self._modules.items():
+        for name, child in self._held("module").items():
             if child is not None:
                 yield from child.named_modules(memo, _join(prefix, name), remove_duplicate)
 
@@ -241,7 +262,7 @@ class Module:
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """The modules directly inside with their names, each once."""
         seen = set()
-        for name, child in self._modules.items():
+        for name, child in self._held("module").items():
             if child is not None and child not in seen:
                 seen.add(child)
                 yield name, child
@@ -317,10 +338,10 @@ class Module:
 
     def _state(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         """What `state_dict` holds: shared values under each of their paths, so that any other module can load them."""
-        for name, value in (self._parameters | self._buffers).items():
+        for name, value in (self._held("parameter") | self._held("buffer")).items():
             if value is not None and name not in self._non_persistent:
                 yield prefix + name, value
-        for name, child in self._modules.items():
+        for name, child in self._held("module").items():
             if child is not None:
                 yield from child._state(f"{prefix}{name}.")
 
@@ -429,7 +450,7 @@ class Module:
         return ""
 
     def __repr__(self) -> str:
-        lines = [f"({name}): {child!r}" for name, child in self._modules.items()]
+        lines = [f"({name}): {child!r}" for name, child in self._held("module").items()]
         return self._shown(lines)
 
     def _shown(self, lines: list[str]) -> str:
