@@ -17,7 +17,7 @@ from .autograd.modes import mode, no_grad
 from .autograd.tape import Node, Saved, Variable, Version, edge_to, succeed
 from .dtypes import check_holds
 from .op import op
-from .ops.dims import numbers_of
+from .ops.dims import does_not_fit, numbers_of
 from .ops.elementwise import where
 from .ops.index import _slice, parse_key, replaced
 
@@ -62,8 +62,8 @@ def _rescue_saved(node: Node | None, version: Version) -> None:
 def assign(x: Any, key: Any, value: Any) -> None:
     """x[key] = value, broadcast and cast to x's dtype.
 
-    Raises as `write` does, IndexError or ValueError where key or value do not fit, and RuntimeError for numbers
-    beyond an integer dtype's range, before anything is written.
+    Raises as `write` does, IndexError for a key and RuntimeError for a value that does not fit, or for numbers beyond
+    an integer dtype's range, before anything is written.
     """
     view, taken = parse_key(key)
     part = x if view is None else _slice(x, view)
@@ -71,6 +71,14 @@ def assign(x: Any, key: Any, value: Any) -> None:
     array = numbers_of("setitem", value)
     if not isinstance(value, Variable):  # a tensor is cast, as `to` does it
         check_holds(x._array.dtype, array)
+    try:
+        _put(x, part, taken, value, array)
+    except ValueError:
+        raise does_not_fit(array.shape, part._array[... if taken is None else taken].shape) from None
+
+
+def _put(x: Any, part: Any, taken: Any, value: Any, array: np.ndarray) -> None:
+    """part[taken] = value, part a view of x."""
     if not (mode.grad and (edge_to(x) is not None or (isinstance(value, Variable) and edge_to(value) is not None))):
         part._array[... if taken is None else taken] = array
         x._version.n += 1
@@ -87,18 +95,20 @@ def check_writable(x: Any) -> None:
         raise RuntimeError("an expanded tensor, whose elements share memory, cannot be changed in place; clone() it")
     if not array.flags.writeable:
         raise RuntimeError(f"a read-only array of shape {array.shape} cannot be changed in place; clone() it first")
-    if not mode.grad:
-        return
-    if x._requires_grad and x._node is None:
+    if mode.grad and x._requires_grad and x._node is None:
         raise RuntimeError("a leaf that requires grad cannot be changed in place; do it under no_grad()")
-    view = x._view
-    while view is not None:
+    while (view := x._view) is not None:
         base = view.base
-        if base._requires_grad and base._node is None:
+        if base._version is not x._version:
+            raise RuntimeError(
+                f"view() copied a tensor of shape {base._array.shape}, whose memory is channels-last, and a change "
+                "in place would not reach it; change the tensor itself, or reshape() or flatten() where a copy is meant"
+            )
+        if mode.grad and base._requires_grad and base._node is None:
             raise RuntimeError("a view of a leaf that requires grad cannot be changed in place; do it under no_grad()")
-        if view.replay is None:
+        if mode.grad and view.replay is None:
             raise RuntimeError("a view taken under no_grad() cannot be changed in place where gradients are recorded")
-        view = base._view
+        x = base
 
 
 def _tell_base(x: Any) -> None:
@@ -137,7 +147,10 @@ _write_view.vjps(base=lambda g, view, axes: _outside(g, view, axes), part=lambda
 @op
 def overwritten(input: Any, value: Any) -> Any:
     """The value in place of the input: what `copy_`, `fill_` and `zero_` compute."""
-    return np.broadcast_to(value, input.shape).astype(input.dtype)
+    try:
+        return np.broadcast_to(value, input.shape).astype(input.dtype)
+    except ValueError:
+        raise does_not_fit(np.shape(value), input.shape) from None
 
 
 overwritten.vjps(

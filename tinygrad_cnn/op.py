@@ -122,6 +122,9 @@ class Op:
         except AttributeError:
             self._check_first(args)
             raise
+        except ValueError:
+            self._check_shapes(args)
+            raise
         aux: Sequence[Any] = ()
         if self.aux:
             out, *aux = out
@@ -137,6 +140,18 @@ class Op:
         if args and not isinstance(args[0], Variable):
             raise TypeError(
                 f"{self.name} expects a Tensor as {self.names[0]}, got {type(args[0]).__name__}; use tg.tensor()"
+            ) from None
+
+    def _check_shapes(self, args: tuple[Any, ...]) -> None:
+        """RuntimeError if the inputs of an op that broadcasts do not: as above, only after a failure."""
+        arrays = [a._array if isinstance(a, Variable) else a for a in args]
+        shapes = [a.shape for a in arrays if isinstance(a, np.ndarray)]
+        try:
+            np.broadcast_shapes(*shapes if self.broadcasts else ())
+        except ValueError:
+            raise RuntimeError(
+                f"{self.name}: shapes {' and '.join(map(str, shapes))} do not broadcast: sizes, counted from the last, "
+                "must be equal or 1"
             ) from None
 
     def _placed(self, args: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:

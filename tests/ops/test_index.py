@@ -252,3 +252,15 @@ def test_errors(fn: Any, error: Any, match: str) -> None:
         fn(x, tg.tensor([[1, 5, 1]]))
     assert not x.any()
     assert x._version.n == 0
+
+
+@pytest.mark.parametrize("key", [0, [0, 1], ..., tg.tensor([True, False, True])])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_a_value_that_does_not_fit_is_refused(key: Any, requires_grad: bool) -> None:
+    """Before anything is written, with both shapes, by `x[key] = value` and by `copy_`."""
+    x, value = tg.zeros(3, 4), tg.ones(5, requires_grad=requires_grad)
+    fit = str(x[key].shape).replace("(", r"\(").replace(")", r"\)")
+    for write in (lambda: x.__setitem__(key, value), lambda: x[key].copy_(value)):
+        with pytest.raises(RuntimeError, match=rf"a value of shape \(5,\) does not broadcast to the shape {fit}"):
+            write()
+    assert x._version.n == 0 and not x.any()

@@ -250,3 +250,51 @@ def test_second_order_through_softmax_and_norm() -> None:
     fn: Callable[[Any], Any] = lambda x: (x.softmax(1) * x.log_softmax(1)).sum(1).norm() + x.std(0).prod()
     gradcheck(fn, x)
     gradgradcheck(fn, x)
+
+
+KEEPDIMS: dict[str, Any] = {"keepdims": True}
+AXIS: dict[str, dict[str, Any]] = {  # what takes a dim, and its other arguments
+    "sum": KEEPDIMS,
+    "mean": KEEPDIMS,
+    "var": KEEPDIMS,
+    "std": KEEPDIMS,
+    "prod": KEEPDIMS,
+    "max": KEEPDIMS,
+    "min": KEEPDIMS,
+    "amax": KEEPDIMS,
+    "amin": KEEPDIMS,
+    "argmax": KEEPDIMS,
+    "argmin": KEEPDIMS,
+    "logsumexp": KEEPDIMS,
+    "any": KEEPDIMS,
+    "all": KEEPDIMS,
+    "cumsum": {},
+    "softmax": {},
+    "log_softmax": {},
+    "squeeze": {},
+    "unsqueeze": {},
+    "unbind": {},
+    "sort": {},
+    "argsort": {},
+    "chunk": {"chunks": 2},
+    "narrow": {"start": 0, "length": 2},
+    "select": {"index": 1},
+    "topk": {"k": 2},
+    "gather": {"index": tg.tensor([[1, 0, 1]])},
+    "take_along_dim": {"indices": tg.tensor([[1, 0, 1]])},
+    "index_select": {"index": tg.tensor([1, 0])},
+    "scatter_add": {"index": tg.tensor([[1, 0, 1]]), "src": tg.ones(1, 3)},
+    "cat": {},
+    "stack": {},
+}
+
+
+@pytest.mark.parametrize("name", AXIS)
+def test_numpys_names_of_dim_and_keepdim(name: str) -> None:
+    """Where PyTorch takes `axis` and `keepdims` too; one argument by both names is refused."""
+    fn, others, x = getattr(tg, name), AXIS[name], tg.tensor([[3.0, 1.0, 2.0], [2.0, 2.0, 5.0]])
+    x = [x, x] if name in ("cat", "stack") else x
+    plain = {"keepdim": True} if others is KEEPDIMS else others
+    assert str(fn(x, axis=-2, **others)) == str(fn(x, dim=-2, **plain))
+    with pytest.raises(TypeError, match=rf"^{name}.*axis"):
+        fn(x, dim=0, axis=0, **others)

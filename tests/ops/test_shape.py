@@ -17,6 +17,7 @@ from tests.ops.agree import agree
 from tinygrad_cnn import ops
 from tinygrad_cnn.testing import adjoint_check
 from tinygrad_cnn.testing import strategies as draw
+from tinygrad_cnn.testing.layouts import channels_last
 
 Pair = tuple[Callable[[Any], Any], Callable[[np.ndarray], Any]]
 
@@ -195,6 +196,34 @@ def test_view_refuses_a_copy_and_reshape_makes_one() -> None:
     y[0] = 1
     assert x[0, 0].item() == 0
     assert x.view(3, 2, 1).shape == (3, 2, 1)
+
+
+@given(n=st.integers(2, 3), c=st.integers(2, 4), rank=st.sampled_from([3, 4]))
+def test_view_of_channels_last_memory_is_a_copy_in_logical_order(n: int, c: int, rank: int) -> None:
+    """What convolutions and pools return, and their weights: the flattening line of PyTorch's CNN tutorial."""
+    shape = (n, c, 3, 2)[-rank:]
+    x = np.random.default_rng(0).normal(size=shape)
+    lay_out = lambda x: x.movedim(-3, -1).contiguous().movedim(-1, -3)
+    agree(lambda x: lay_out(x).view(len(x), -1), lambda x: x.reshape(len(x), -1), x, degree=1)
+    weight = tg.nn.Conv2d(c, n, (2, 3)).weight
+    assert weight.view(n, -1).tolist() == weight.reshape(n, -1).tolist()
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_what_view_copied_refuses_changes_in_place(recorded: bool, requires_grad: bool) -> None:
+    """They would be lost, so do those of its own views; copies of it are free."""
+    x = tg.from_numpy(channels_last(np.ones((2, 3, 4, 5)))).requires_grad_(requires_grad)
+    with tg.set_grad_enabled(recorded):
+        y = x.view(2, -1)
+        for change in (lambda: y.zero_(), lambda: y[0].add_(1), lambda: y[0][:2].mul_(2), lambda: setitem(y, 0)):
+            with pytest.raises(RuntimeError, match=r"view\(\) copied a tensor of shape \(2, 3, 4, 5\)"):
+                change()
+        assert bool((y.clone().zero_() == 0).all()) and bool((y == 1).all())
+
+
+def setitem(x: Any, key: Any) -> None:
+    x[key] = 2.0
 
 
 COPIES = {"flip": 1, "roll": 1, "roll_all": 0, "repeat": 0, "clone": 0, "contiguous": 0, "tril": 2, "triu": 2, "pad": 0}

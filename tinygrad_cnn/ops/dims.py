@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from operator import index
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -32,6 +33,30 @@ def numbers_of(op: str, value: Any) -> np.ndarray:
     if array.dtype.kind not in "fiub":  # NumPy would make NaN of None
         raise TypeError(f"{op} expects numbers, got {type(value).__name__} {value!r:.80}")
     return array
+
+
+def does_not_fit(shape: tuple[int, ...], to: tuple[int, ...]) -> RuntimeError:
+    """The error for a value that cannot be written somewhere; made after NumPy refused, so that others pay nothing."""
+    return RuntimeError(f"a value of shape {shape} does not broadcast to the shape {to} of what it would replace")
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_NUMPY = {"axis": "dim", "keepdims": "keepdim"}
+
+
+def numpy_names(fn: _Function) -> _Function:
+    """fn, which takes NumPy's names `axis` and `keepdims` for `dim` and `keepdim` too, as in PyTorch."""
+
+    @wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if kwargs and not kwargs.keys().isdisjoint(_NUMPY):
+            renamed = {_NUMPY.get(name, name): value for name, value in kwargs.items()}
+            if len(renamed) < len(kwargs):
+                raise TypeError(f"{fn.__name__} got one argument by two names: {', '.join(kwargs)}")
+            kwargs = renamed
+        return fn(*args, **kwargs)
+
+    return cast(_Function, call)
 
 
 def dim_of(op: str, dim: Any, ndim: int) -> int:

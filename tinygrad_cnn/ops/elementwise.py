@@ -114,7 +114,7 @@ def _numbers(op: str, a: Any, b: Any) -> tuple[Any, Any]:
     return a, b
 
 
-@op
+@op(broadcasts=True)
 @silent
 def floor_divide(input: Any, other: Any) -> Any:
     """The largest integer not above input / other; no gradient. RuntimeError for bools and for an integer by 0."""
@@ -207,7 +207,7 @@ def _without_gradient(name: str, ufunc: Any, doc: str) -> Any:
 
     forward.__name__ = name
     forward.__doc__ = f"{doc}, elementwise and broadcast."
-    return op(forward)
+    return op(forward, broadcasts=True)
 
 
 eq = _without_gradient("eq", np.equal, "input == other")

@@ -18,7 +18,7 @@ from ..dtypes import bool_, int64
 from ..kernels import on
 from ..op import op
 from .arguments import integer
-from .dims import array_of, dim_of, integer_array_of, numbers_of
+from .dims import array_of, dim_of, integer_array_of, numbers_of, numpy_names
 from .elementwise import where
 
 # -------------------------------------------------------------------------------------------- x[key]: the key
@@ -191,6 +191,7 @@ def _check_range(op: str, index: np.ndarray, n: int, dim: int) -> None:
         raise IndexError(f"{op}: index {worst} is out of range for dimension {dim} of size {n}")
 
 
+@numpy_names
 def index_select(input: Any, dim: int, index: Any) -> Any:
     """The slices of the input at the indices, a vector of int64, along dim; they may repeat.
 
@@ -253,6 +254,7 @@ def _check_along(op: str, x: np.ndarray, index: np.ndarray, axis: int) -> None:
         )
 
 
+@numpy_names
 def gather(input: Any, dim: int, index: Any) -> Any:
     """out[i][j] = input[index[i][j]][j] for dim 0, and so on: the shape is the index's.
 
@@ -268,6 +270,7 @@ def gather(input: Any, dim: int, index: Any) -> Any:
     return _gather(input, index, axis=axis)
 
 
+@numpy_names
 def scatter_add(input: Any, dim: int, index: Any, src: Any) -> Any:
     """A copy of the input with src[i][j] added to [index[i][j]][j] for dim 0, and so on; indices may repeat.
 
@@ -288,6 +291,7 @@ def scatter_add(input: Any, dim: int, index: Any, src: Any) -> Any:
     return _scatter_add(input, index, src, axis=axis)
 
 
+@numpy_names
 def take_along_dim(input: Any, indices: Any, dim: int | None = None) -> Any:
     """As `gather`, with input and indices broadcast against each other; the flattened input without dim."""
     array, index = array_of("take_along_dim", input), integer_array_of("take_along_dim", indices)
@@ -437,6 +441,7 @@ class Sorted(NamedTuple):
     indices: Any
 
 
+@numpy_names
 def argsort(input: Any, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
     """The indices that would sort along dim, int64; equal elements keep their order, and NaN counts as the
     largest.
@@ -451,12 +456,14 @@ def argsort(input: Any, dim: int = -1, descending: bool = False, stable: bool = 
     return Variable.new(array.shape[axis] - 1 - np.flip(backward, axis))
 
 
+@numpy_names
 def sort(input: Any, dim: int = -1, descending: bool = False, stable: bool = False) -> Sorted:
     """(values, indices) in order along dim; equal elements keep their order, NaN is the largest."""
     indices = argsort(input, dim, descending)
     return Sorted(gather(input, dim, indices), indices)
 
 
+@numpy_names
 def topk(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Sorted:
     """(values, indices) of the k largest or smallest elements along dim, in order.
 

@@ -11,7 +11,7 @@ from ..autograd import Variable
 from ..dtypes import as_dtype, int64, is_float
 from ..kernels import on, silent
 from ..op import op
-from .dims import array_of, dim_of, dims_of
+from .dims import array_of, dim_of, dims_of, numpy_names
 from .elementwise import _floating, abs, cast, div, eq, exp, maximum, minimum, mul, ne, pow, sub, where
 from .index import gather
 from .shape import _flip, _part, _reshape, cat
@@ -39,6 +39,7 @@ _sum.vjps(input=lambda g, input_shape, axes, keepdim: _spread(g, input_shape, ax
 _spread.vjps(g=lambda v, axes, keepdim: _sum(v, axes=axes, keepdim=keepdim))
 
 
+@numpy_names
 def sum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """The sum over dim, an int or several, or over everything; 0 of nothing. Integers and bools add up to
     int64.
@@ -78,6 +79,7 @@ _mean.vjps(
 )
 
 
+@numpy_names
 def mean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """The mean over dim, an int or several, or over everything; NaN of nothing. RuntimeError for integers."""
     input = _in_dtype(input, dtype)
@@ -143,6 +145,7 @@ def _spread_args(op: str, input: Any, dim: Any, unbiased: Any, correction: Any) 
     return {"axes": dims_of(op, dim, _floats(op, input).ndim), "correction": correction}
 
 
+@numpy_names
 def var(
     input: Any,
     dim: Any = None,
@@ -159,6 +162,7 @@ def var(
     return _var(input, keepdim=keepdim, **_spread_args("var", input, dim, unbiased, correction))
 
 
+@numpy_names
 def std(
     input: Any,
     dim: Any = None,
@@ -199,6 +203,7 @@ def _others(x: Any, axis: int) -> Any:
 _prod.vjps(input=lambda g, input, axis: mul(_spread(g, input._array.shape, (axis,), False), _others(input, axis)))
 
 
+@numpy_names
 def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """The product over one dimension, or over everything; 1 of nothing. Integers multiply to int64."""
     input = _in_dtype(input, dtype)
@@ -247,6 +252,7 @@ def _extreme(op: str, pick: Any, input: Any, dim: Any, keepdim: bool) -> Any:
     return Extreme(values, indices)
 
 
+@numpy_names
 def max(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
     """The largest element, or (values, indices) along dim; with a tensor for dim or other, `maximum`.
 
@@ -258,6 +264,7 @@ def max(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None
     return _extreme("max", np.argmax, input, dim, keepdim)
 
 
+@numpy_names
 def min(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
     """The smallest element, or (values, indices) along dim; with a tensor for dim or other, `minimum`.
 
@@ -279,6 +286,7 @@ def _arg(op: str, pick: Any, input: Any, dim: Any, keepdim: bool) -> Any:
     return Variable.new(index if keepdim or not index.ndim else index.squeeze(axis))
 
 
+@numpy_names
 def argmax(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """The index, int64, of the first largest element along dim, or in the flattened tensor; NaN is the
     largest.
@@ -286,6 +294,7 @@ def argmax(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     return _arg("argmax", np.argmax, input, dim, keepdim)
 
 
+@numpy_names
 def argmin(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """The index, int64, of the first smallest element along dim, or in the flattened tensor; NaN is the
     smallest.
@@ -322,11 +331,13 @@ def _extreme_axes(op: str, input: Any, dim: Any) -> tuple[int, ...]:
     return axes
 
 
+@numpy_names
 def amax(input: Any, dim: Any = (), keepdim: bool = False) -> Any:
     """The largest elements over dim, an int or several, or all; NaN wins; ties share the gradient."""
     return _amax(input, axes=_extreme_axes("amax", input, dim), keepdim=keepdim)
 
 
+@numpy_names
 def amin(input: Any, dim: Any = (), keepdim: bool = False) -> Any:
     """The smallest elements over dim, an int or several, or all; NaN wins; ties share the gradient."""
     return _amin(input, axes=_extreme_axes("amin", input, dim), keepdim=keepdim)
@@ -404,6 +415,7 @@ def _logsumexp_vjp(g: Any, input: Any, out: Any, axes: tuple[int, ...], keepdim:
 _logsumexp.vjps(input=lambda g, input, out, axes, keepdim: _logsumexp_vjp(g, input, out, axes, keepdim))
 
 
+@numpy_names
 def logsumexp(input: Any, dim: Any, keepdim: bool = False) -> Any:
     """log of the sum of exp over dim, an int or several, without overflow; -inf for nothing but -inf."""
     shape = array_of("logsumexp", input).shape
@@ -442,6 +454,7 @@ def _log_softmax(input: Any, axis: int) -> Any:
 _log_softmax.vjps(input=lambda g, out, axis: sub(g, mul(exp(out), _sum(g, axes=(axis,), keepdim=True))))
 
 
+@numpy_names
 def softmax(input: Any, dim: int, dtype: Any = None) -> Any:
     """exp(input) over its sum along dim, without overflow; NaN for nothing but -inf. RuntimeError for
     integers.
@@ -449,6 +462,7 @@ def softmax(input: Any, dim: int, dtype: Any = None) -> Any:
     return _normalised("softmax", _softmax, input, dim, dtype)
 
 
+@numpy_names
 def log_softmax(input: Any, dim: int, dtype: Any = None) -> Any:
     """The logarithm of softmax along dim, accurate where softmax is near 0. RuntimeError for integers."""
     return _normalised("log_softmax", _log_softmax, input, dim, dtype)
@@ -476,6 +490,7 @@ def _cumsum(input: Any, axis: int) -> Any:
 _cumsum.vjps(input=lambda g, axis: _flip(_cumsum(_flip(g, axes=(axis,)), axis=axis), axes=(axis,)))
 
 
+@numpy_names
 def cumsum(input: Any, dim: int, *, dtype: Any = None) -> Any:
     """out[i] = input[0] + ... + input[i] along dim; integers and bools add up to int64."""
     input = _in_dtype(input, dtype)
@@ -496,11 +511,13 @@ def _all(input: Any, axes: tuple[int, ...], keepdim: bool) -> Any:
     return np.all(input, axis=axes, keepdims=keepdim)
 
 
+@numpy_names
 def any(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Whether some element over dim, an int or several, or all, is not 0: a bool tensor; False of nothing."""
     return _any(input, axes=dims_of("any", dim, array_of("any", input).ndim), keepdim=keepdim)
 
 
+@numpy_names
 def all(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Whether every element over dim, an int or several, or all, is not 0: a bool tensor; True of nothing."""
     return _all(input, axes=dims_of("all", dim, array_of("all", input).ndim), keepdim=keepdim)

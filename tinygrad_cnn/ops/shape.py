@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..autograd import Variable
+from ..autograd.tape import View
 from ..dtypes import result_type
 from ..kernels import on
 from ..op import op
 from .arguments import integer
-from .dims import array_of, dim_of, dims_of, size_of
+from .dims import array_of, dim_of, dims_of, numpy_names, size_of
 from .index import _slice, index_select
 
 # ----------------------------------------------------------------------------------------------------- copies
@@ -84,17 +85,31 @@ def reshape(input: Any, *sizes: Any, shape: Any = None) -> Any:
 
 
 def view(input: Any, *sizes: Any, size: Any = None) -> Any:
-    """As `reshape`, but always a view: RuntimeError where the strides do not allow one."""
+    """As `reshape`, but always a view: RuntimeError where the strides do not allow one.
+
+    Except of memory in channels-last order, which the results and weights of convolutions have without the user's
+    doing: there it is a copy that refuses changes in place, as they would not reach the input.
+    """
     array = array_of("view", input)
     shape = _complete("view", size_of(sizes, size), array.size)
     try:
         array.reshape(shape, copy=False)
     except ValueError:
-        raise RuntimeError(
-            f"view: shape {array.shape} with byte strides {array.strides} cannot be seen as {shape} "
-            "without a copy; use reshape()"
-        ) from None
+        if not _is_channels_last(array):
+            raise RuntimeError(
+                f"view: shape {array.shape} with byte strides {array.strides} cannot be seen as {shape} "
+                "without a copy; use reshape()"
+            ) from None
+        out = _reshape(input, shape)
+        out._view = View(input, None, 0)  # of a version of its own, by which check_writable knows it
+        return out
     return _reshape(input, shape)
+
+
+def _is_channels_last(x: np.ndarray) -> bool:
+    """Whether (N, C, H, W) or (C, H, W) lies in memory as (N, H, W, C), or (O, C, H, W) as weights do, (H, W, C, O)."""
+    images = x.ndim in (3, 4) and np.moveaxis(x, -3, -1).flags.c_contiguous
+    return images or (x.ndim == 4 and x.transpose(2, 3, 1, 0).flags.c_contiguous)
 
 
 def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
@@ -113,6 +128,7 @@ def unflatten(input: Any, dim: int, sizes: Sequence[int]) -> Any:
     return _reshape(input, (*shape[:at], *_complete("unflatten", size_of(sizes), shape[at]), *shape[at + 1 :]))
 
 
+@numpy_names
 def squeeze(input: Any, dim: Any = None) -> Any:
     """Without dimensions of size 1: all of them, or those named in dim that are of size 1."""
     shape = array_of("squeeze", input).shape
@@ -120,6 +136,7 @@ def squeeze(input: Any, dim: Any = None) -> Any:
     return _reshape(input, tuple(n for i, n in enumerate(shape) if n != 1 or i not in axes))
 
 
+@numpy_names
 def unsqueeze(input: Any, dim: int) -> Any:
     """With a new dimension of size 1 at dim, which counts in the result."""
     shape = array_of("unsqueeze", input).shape
@@ -313,6 +330,7 @@ def roll(input: Any, shifts: Any, dims: Any = None) -> Any:
 # ------------------------------------------------------------------------------------------- parts and wholes
 
 
+@numpy_names
 def narrow(input: Any, dim: int, start: Any, length: int) -> Any:
     """A view of `length` elements from `start` on along dim; IndexError or RuntimeError beyond the end."""
     shape = array_of("narrow", input).shape
@@ -331,6 +349,7 @@ def _part(input: Any, axis: int, start: int, stop: int) -> Any:
     return _slice(input, (*[slice(None)] * axis, slice(start, stop), ...))
 
 
+@numpy_names
 def select(input: Any, dim: int, index: Any) -> Any:
     """A view at one index along dim, without that dimension; IndexError beyond the end."""
     shape = array_of("select", input).shape
@@ -363,6 +382,7 @@ def split(tensor: Any, split_size_or_sections: Any, dim: int = 0) -> tuple[Any, 
     return tuple(_part(tensor, at, end - size, end) for size, end in zip(sizes, ends, strict=True))
 
 
+@numpy_names
 def chunk(input: Any, chunks: int, dim: int = 0) -> tuple[Any, ...]:
     """At most `chunks` views of equal size along dim, the last of what is left. ValueError for chunks < 1."""
     shape = array_of("chunk", input).shape
@@ -373,6 +393,7 @@ def chunk(input: Any, chunks: int, dim: int = 0) -> tuple[Any, ...]:
     return split(input, -(-n // pieces), dim) if n else split(input, [0] * pieces, dim)
 
 
+@numpy_names
 def unbind(input: Any, dim: int = 0) -> tuple[Any, ...]:
     """A view for each index along dim, without that dimension."""
     shape = array_of("unbind", input).shape
@@ -396,6 +417,7 @@ def _cat_parts(g: Any, wanted: Sequence[bool], tensors_shape: Any, axis: int) ->
 _cat.joint_vjp(_cat_parts)
 
 
+@numpy_names
 def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     """The tensors one after the other along dim, in their common dtype.
 
@@ -417,6 +439,7 @@ def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     return _cat(*tensors, axis=axis)
 
 
+@numpy_names
 def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
     """The tensors, of one shape, side by side along a new dimension; RuntimeError when shapes differ."""
     arrays = _arrays_of("stack", tensors)
