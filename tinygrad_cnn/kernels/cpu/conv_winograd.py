@@ -28,7 +28,6 @@ from .. import get_num_threads, launch
 from ..compile import inner, jit
 from . import contract, memory, simd
 from .contract import COLUMN, PANEL, tile_panel
-from .matmul import column_sums
 from .simd import A1, A2, A_PLANE, AK, AR, B1, B2, B_PLANE, BK, C_PLANE, FLAGS, LDC, N1, N2, N3, PLANES, TILE_ARGS
 
 if contract.ENABLED:
@@ -61,8 +60,8 @@ SHARES, SHARE_BYTES = 4, 1 << 20
 
 # fmt: off
 (IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_ROWS, OUT_COLUMNS, OUT_CHANNELS, TOP, LEFT, PIECE_ROWS, PIECE_COLUMNS,
- WHOLE_ROWS, WHOLE_COLUMNS, TILE_ROWS, TILE_COLUMNS, GROUPS, MOST_TILES, V_ROW, V_PLANE, M_PLANE, M_AT, SCRATCH,
- SHARD_COUNT, SPLITS, PANELS, LANE_COUNT, RELU, POOL, TILE) = range(29)
+ WHOLE_ROWS, WHOLE_COLUMNS, TILE_ROWS, TILE_COLUMNS, GROUPS, MOST_TILES, V_ROW, V_PLANE, M_PLANE, U_PLANE, M_AT,
+ SCRATCH, SHARD_COUNT, SPLITS, PANELS, LANE_COUNT, RELU, POOL, TILE) = range(30)
 # fmt: on
 HEADER = TILE + 12 * TILE_ARGS  # then the panels: for products those of the smaller and those of the larger groups
 
@@ -117,19 +116,21 @@ def find(
     most = -(-total // groups)
     line = 64 // itemsize
     v_plane, m_plane = (((most * row + line - 1) // line | 1) * line for row in (v_row, o))
+    u_plane = pieces[0] * pieces[1] * c * o + line  # 64 x 64 without the line share sets of the cache: 13 us, not 5
     head = {
         IMAGES: n, HEIGHT: h, WIDTH: w, CHANNELS: c, OUT_ROWS: p, OUT_COLUMNS: q, OUT_CHANNELS: o, TOP: origin[0],
         LEFT: origin[1], PIECE_ROWS: pieces[0], PIECE_COLUMNS: pieces[1], WHOLE_ROWS: whole[0],
         WHOLE_COLUMNS: whole[1], TILE_ROWS: tile_rows, TILE_COLUMNS: tile_columns, GROUPS: groups, MOST_TILES: most,
-        V_ROW: v_row, V_PLANE: v_plane, M_PLANE: m_plane, M_AT: 16 * v_plane, SCRATCH: 16 * (v_plane + m_plane),
-        SHARD_COUNT: min(SHARES // splits, groups), SPLITS: splits, LANE_COUNT: lanes, RELU: relu, POOL: pool,
+        V_ROW: v_row, V_PLANE: v_plane, M_PLANE: m_plane, U_PLANE: u_plane, M_AT: 16 * v_plane,
+        SCRATCH: 16 * (v_plane + m_plane), SHARD_COUNT: min(SHARES // splits, groups), SPLITS: splits,
+        LANE_COUNT: lanes, RELU: relu, POOL: pool,
     }  # fmt: skip
     if sums:
         tile_args = _sum_tiles(o, v_row, (total // groups, most))
         panels = contract.panels(char, simd.OUTER, c // splits, o, walk=contract.WALK)
         head[PANELS] = len(panels) // PANEL
     else:
-        tile_args = _product_tiles(c, o, pieces, whole, v_row, v_plane, m_plane)
+        tile_args = _product_tiles(c, o, pieces, whole, v_row, (v_plane, u_plane, m_plane))
         panels = [p for size in (total // groups, most) for p in contract.panels(char, simd.OUTER, size, o, widths)]
         head[PANELS] = len(widths)
     numbers = np.array([head[i] for i in range(TILE)] + tile_args + panels, np.int64)
@@ -153,11 +154,12 @@ def _pays(tiles: int, c: int, o: int, kernel_hw: tuple[int, int], lanes: int) ->
 
 
 def _product_tiles(
-    c: int, o: int, pieces: tuple[int, int], whole: tuple[int, int], v_row: int, v_plane: int, m_plane: int
+    c: int, o: int, pieces: tuple[int, int], whole: tuple[int, int], v_row: int, steps: tuple[int, int, int]
 ) -> list[int]:
     """(tiles, K) @ (K, O): tile arguments for planes with all pieces, all down, all across, and neither.
 
-    Neighbouring planes with the same arguments are one call.
+    `steps` are from plane to plane, of the left, the right and the product. Neighbouring planes with the same arguments
+    are one call.
     """
     arguments: list[int] = []
     one_row = pieces[1] == whole[1]
@@ -170,8 +172,7 @@ def _product_tiles(
             tile[N2], tile[N3] = 1, columns * c
         tile[A1], tile[A2], tile[AK], tile[AR] = pieces[1] * c, c, 1, v_row
         tile[B1], tile[B2], tile[BK], tile[LDC] = pieces[1] * c * o, c * o, o, o
-        tile[PLANES], tile[A_PLANE], tile[C_PLANE] = planes - 1, v_plane, m_plane
-        tile[B_PLANE] = pieces[0] * pieces[1] * c * o
+        tile[PLANES], (tile[A_PLANE], tile[B_PLANE], tile[C_PLANE]) = planes - 1, steps
         depth = rows * columns * c
         parts = 1 if depth < SUM_PRODUCTS else max(2, depth // SUM_PRODUCTS)
         if depth == tile[N3] or tile[N3] == tile[A1]:  # one row, or rows that are neighbours
@@ -227,28 +228,29 @@ def convolve(
 
 
 def _transformed(plan: Plan, w: np.ndarray) -> np.ndarray:
-    """(KH, KW, C, O) -> (16, K, O), flat."""
+    """(KH, KW, C, O) -> (16, K, O), flat, U_PLANE from plane to plane."""
     kh, kw, c, o = w.shape
     rows, columns = plan.pieces
     if (kh, kw) != (3 * rows, 3 * columns):
         w, taps = memory.zeros((3 * rows, 3 * columns, c, o), w.dtype), w
         w[:kh, :kw] = taps
-    planes = memory.empty((16 * rows * columns * c * o,), w.dtype)
-    launch(_transform_kernel, contract.flat(w), planes, rows, columns, c * o, simd.lanes(w.dtype), work=planes.size)
+    plane = int(plan.numbers[U_PLANE])
+    planes = memory.empty((16 * plane,), w.dtype)
+    numbers = rows, columns, c * o, plane, simd.lanes(w.dtype)
+    launch(_transform_kernel, contract.flat(w), planes, *numbers, work=planes.size)
     return planes
 
 
 @jit(parts=True)
-def _transform_kernel(w, planes, rows, columns, size, lanes, part, parts):  # type: ignore[no-untyped-def]
+def _transform_kernel(w, planes, rows, columns, size, plane, lanes, part, parts):  # type: ignore[no-untyped-def]
     """Each part takes its share of the (C, O) matrix, of every piece."""
     vectors = size // lanes
-    plane = rows * columns * size
     first, last = vectors * part // parts, vectors * (part + 1) // parts
     for r in range(rows):
         for s in range(columns):
             at, to = r * 9 * columns + s * 3, r * columns + s
             at, to = at * size + first * lanes, to * size + first * lanes
-            kernel_planes(w, at, 3 * columns * size, size, planes, to, 4 * plane, plane, last - first)
+            kernel_planes(w, at, 3 * columns * size, size, 1, 0, planes, to, 4 * plane, plane, last - first)
 
 
 @jit(parts=True)
@@ -302,14 +304,13 @@ def _to_planes(plan, x, split, first, last, scratch, base):  # type: ignore[no-u
 @inner
 def _multiply(plan, tiles, u, scratch, base):  # type: ignore[no-untyped-def]
     """M[plane] = V[plane] @ U[plane]: (tiles, K) @ (K, O), for all planes."""
-    k = plan[PIECE_ROWS] * plan[PIECE_COLUMNS] * plan[CHANNELS]
     plane = 0
     while plane < 16:
         tile = TILE + 3 * TILE_ARGS * ((2 if plane >= 12 else 0) + (1 if plane % 4 == 3 else 0))
         for p in range(plan[PANELS]):
             panel = HEADER + (p if tiles < plan[MOST_TILES] else plan[PANELS] + p) * PANEL
             a = base + plane * plan[V_PLANE]
-            b = plane * k * plan[OUT_CHANNELS] + plan[panel + COLUMN]
+            b = plane * plan[U_PLANE] + plan[panel + COLUMN]
             c = base + plan[M_AT] + plane * plan[M_PLANE] + plan[panel + COLUMN]
             tile_panel(plan, tile, panel, scratch, a, u, b, scratch, c, scratch, 0)
         plane += plan[tile + PLANES] + 1
@@ -348,14 +349,14 @@ def weight_grad(plan: Plan, x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, 
     shards = int(plan.numbers[SHARD_COUNT])
     threads = get_num_threads()
     scratch = memory.empty((threads * plan.scratch,), x.dtype)
-    sums = memory.empty((shards * 16 * rows * columns * c * o,), x.dtype)
+    plane = int(plan.numbers[U_PLANE])
+    sums = memory.empty((shards * 16 * plane,), x.dtype)
     launch(
         _sum_planes, plan.numbers, contract.flat(x), contract.flat(g), sums, scratch, work=plan.work, threads=threads
     )
-    if shards > 1:
-        sums = column_sums(sums.reshape(shards, -1))
     taps = memory.empty((3 * rows, 3 * columns, c, o), x.dtype)
-    launch(_to_taps, sums, taps.reshape(-1), rows, columns, c * o, simd.lanes(x.dtype), work=sums.size)
+    numbers = shards, rows, columns, c * o, plane, simd.lanes(x.dtype)
+    launch(_to_taps, sums, taps.reshape(-1), *numbers, work=sums.size)
     w = np.ascontiguousarray(taps[: kernel_hw[0], : kernel_hw[1]])
     return w if np.isfinite(w).all() else None
 
@@ -406,18 +407,17 @@ def _add_products(plan, tile, shard, split, sums, scratch, base):  # type: ignor
                     column = plan[panel + COLUMN]
                     a = base + plane * plan[V_PLANE] + piece * some
                     b = base + plan[M_AT] + plane * plan[M_PLANE] + column
-                    c = ((shard * 16 + plane) * rows * columns + piece) * size + column
+                    c = (shard * 16 + plane) * plan[U_PLANE] + piece * size + column
                     c += split * some * plan[OUT_CHANNELS]
                     tile_panel(plan, tile, panel, scratch, a, scratch, b, sums, c, scratch, 0)
 
 
 @jit(parts=True)
-def _to_taps(sums, taps, rows, columns, size, lanes, part, parts):  # type: ignore[no-untyped-def]
+def _to_taps(sums, taps, shards, rows, columns, size, plane, lanes, part, parts):  # type: ignore[no-untyped-def]
     """Each part takes its share of the (C, O) matrix, of every piece."""
     vectors = size // lanes
-    plane = rows * columns * size
     first, last = vectors * part // parts, vectors * (part + 1) // parts
     for piece in range(rows * columns):
         target = (piece // columns * 9 * columns + piece % columns * 3) * size
         at, to = piece * size + first * lanes, target + first * lanes
-        kernel_sums(sums, at, 4 * plane, plane, taps, to, 3 * columns * size, size, last - first)
+        kernel_sums(sums, at, 4 * plane, plane, shards, 16 * plane, taps, to, 3 * columns * size, size, last - first)

@@ -69,7 +69,8 @@ class _Transforms(Vectors):
 def _transform(matrix: Any) -> Any:
     """The intrinsic that computes M s M' for a matrix M of a few constants, on `vectors` neighbours.
 
-    s is read at `at + i * row + j * column`, the result written at `to + i * target_row + j * target_column`.
+    s is the sum of `terms` squares at `at + i * row + j * column`, `apart` from one to the next; the result is written
+    at `to + i * target_row + j * target_column`.
     """
     size = 1 + max(column for line in matrix for column, _ in line)
 
@@ -79,6 +80,8 @@ def _transform(matrix: Any) -> Any:
         at: Any,
         row: Any,
         column: Any,
+        terms: Any,
+        apart: Any,
         target: Any,
         to: Any,
         target_row: Any,
@@ -87,16 +90,23 @@ def _transform(matrix: Any) -> Any:
     ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             on = _Transforms(context, builder, signature, values, source)
-            _, at, row, column, _, to, target_row, target_column, vectors = values
-            rows, columns = on.steps(row), on.steps(column)
+            _, at, row, column, terms, apart, _, to, target_row, target_column, vectors = values
+            rows, columns, (_, apart, *_) = on.steps(row), on.steps(column), on.steps(apart)
             target_rows, target_columns = on.steps(target_row), on.steps(target_column)
             with cgutils.for_range(builder, vectors) as v:
                 lane = builder.mul(v.index, INT64(on.lanes))
-                out = on.transform(matrix, on.square(on.pointer(0, at, lane), rows, columns, size))
-                on.store_square(out, on.pointer(4, to, lane), target_rows, target_columns)
+
+                def add(values: list[Any]) -> list[Any]:
+                    start, *sums = values
+                    terms = chain(*on.square(start, rows, columns, size))
+                    return [on.past(start, apart), *(builder.fadd(a, b) for a, b in zip(sums, terms, strict=True))]
+
+                _, *sums = loop(builder, terms, add, [on.pointer(0, at, lane), *[on.zero] * size**2])
+                out = on.transform(matrix, [sums[i : i + size] for i in range(0, size**2, size)])
+                on.store_square(out, on.pointer(6, to, lane), target_rows, target_columns)
             return context.get_dummy_value()
 
-        return types.none(source, *[types.int64] * 3, target, *[types.int64] * 4), codegen
+        return types.none(source, *[types.int64] * 5, target, *[types.int64] * 4), codegen
 
     return intrinsic(typing)
 
