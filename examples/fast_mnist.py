@@ -46,6 +46,8 @@ def network() -> nn.Sequential:
 class RandomShift:
     """Move each image of a batch (N, 1, H, W) by up to `pixels` up or down and left or right; zeros move in."""
 
+    takes_batches = True
+
     def __init__(self, pixels: int) -> None:
         self.pixels = pixels
 

@@ -331,6 +331,26 @@ def test_the_state_of_a_generator() -> None:
         g.set_state(tg.ones(3))
 
 
+@given(data=st.data())
+def test_random_numbers_are_written_into_a_tensor(data: st.DataObject) -> None:
+    """normal_ and uniform_ draw what nn.init draws, into any part of a tensor; gradients of the old values are 0."""
+    shape = data.draw(draw.shapes(1, 3, 1, 3))
+    dtype = data.draw(st.sampled_from([tg.float32, tg.float64]))
+    seed = data.draw(st.integers(0, 99))
+    for name, a, b in (("normal_", 3.0, 0.5), ("uniform_", -1.0, 2.0)):
+        x, y = tg.zeros(*shape, dtype=dtype), tg.zeros(*shape, dtype=dtype)
+        assert getattr(x[0], name)(a, b, generator=tg.Generator().manual_seed(seed)).shape == shape[1:]
+        getattr(tg.nn.init, name)(y[0], a, b, tg.Generator().manual_seed(seed))
+        assert x.tolist() == y.tolist() and (x[0] != 0).all() and (x[1:] == 0).all()
+        w = tg.ones(*shape, dtype=dtype, requires_grad=True)
+        (getattr(w * 1, name)() * 2).sum().backward()
+        assert w.grad is None or (w.grad == 0).all()
+        with pytest.raises(RuntimeError, match="int64"):
+            getattr(tg.zeros(2, dtype=tg.int64), name)()
+        with pytest.raises(RuntimeError, match="leaf that requires grad"):
+            getattr(w, name)()
+
+
 def test_random_numbers_have_their_distribution() -> None:
     """Means and spreads of 100,000 numbers, within six standard errors."""
     tg.manual_seed(0)
@@ -364,6 +384,9 @@ def test_a_seed_that_is_no_int_leaves_the_generator_as_it_was(seed: Any) -> None
         (lambda: tg.as_tensor(np.ones(2), device="cuda"), RuntimeError, "not available"),
         (lambda: tg.from_dlpack(None), TypeError, "expects an object with __dlpack__, got NoneType"),
         (lambda: tg.rand(2, generator=3), TypeError, "expected a Generator or None, got int 3"),
+        (lambda: tg.nn.init.normal_(tg.ones(2), generator=3), TypeError, "expected a Generator or None, got int 3"),
+        (lambda: tg.ones(2).normal_(generator=3), TypeError, "expected a Generator or None, got int 3"),
+        (lambda: tg.bernoulli(np.ones(2)), TypeError, "bernoulli expects a Tensor, got ndarray"),
         (lambda: tg.arange(0, math.inf), ValueError, "expects finite numbers"),
         (lambda: tg.arange(0, math.nan), ValueError, "expects finite numbers"),
         (lambda: tg.randint(1.5, (2,)), TypeError, "expects an int for high, got float 1.5"),

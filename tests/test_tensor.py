@@ -609,3 +609,10 @@ def test_a_tensor_is_not_none_nor_a_string() -> None:
         with pytest.raises(TypeError, match=f"got {type(other).__name__}"):
             x < other  # noqa: B015
     assert (np.ones(2) == x).tolist() == (x == 1).tolist() == [True, True]
+
+
+def test_clamp_on_one_side_and_new_empty() -> None:
+    x = tg.tensor([-1.0, 0.5, 2.0])
+    assert x.clamp_min(0).tolist() == [0, 0.5, 2] and x.clamp_max(max=1).tolist() == [-1, 0.5, 1]
+    assert x.new_empty(2, 3).shape == x.new_empty((2, 3)).shape == (2, 3)
+    assert x.new_empty(2).dtype == tg.float32 and x.new_empty(2, dtype=tg.int64).dtype == tg.int64

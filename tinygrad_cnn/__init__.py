@@ -59,6 +59,7 @@ from .kernels import set_num_threads as set_num_threads
 from .ops import abs as abs
 from .ops import add as add
 from .ops import all as all
+from .ops import allclose as allclose
 from .ops import amax as amax
 from .ops import amin as amin
 from .ops import any as any
@@ -69,6 +70,7 @@ from .ops import bitwise_and as bitwise_and
 from .ops import bitwise_not as bitwise_not
 from .ops import bitwise_or as bitwise_or
 from .ops import bitwise_xor as bitwise_xor
+from .ops import bmm as bmm
 from .ops import broadcast_to as broadcast_to
 from .ops import cat as cat
 from .ops import cat as concat
@@ -82,7 +84,9 @@ from .ops import diagonal as diagonal
 from .ops import div as div
 from .ops import div as divide
 from .ops import div as true_divide
+from .ops import dot as dot
 from .ops import eq as eq
+from .ops import equal as equal
 from .ops import erf as erf
 from .ops import exp as exp
 from .ops import expm1 as expm1
@@ -108,15 +112,13 @@ from .ops import logsumexp as logsumexp
 from .ops import lt as lt
 from .ops import masked_fill as masked_fill
 from .ops import masked_select as masked_select
-from .ops import matmul as bmm
-from .ops import matmul as dot
 from .ops import matmul as matmul
-from .ops import matmul as mm
 from .ops import max as max
 from .ops import maximum as maximum
 from .ops import mean as mean
 from .ops import min as min
 from .ops import minimum as minimum
+from .ops import mm as mm
 from .ops import movedim as movedim
 from .ops import mul as mul
 from .ops import mul as multiply

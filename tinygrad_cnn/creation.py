@@ -14,8 +14,8 @@ import numpy as np
 from . import device as devices
 from .dtypes import as_dtype, check_holds, float32, int64, is_float
 from .ops.arguments import integer
-from .ops.dims import numbers_of, size_of
-from .random import Generator, default_generator
+from .ops.dims import array_of, numbers_of, size_of
+from .random import Generator, stream_of
 from .tensor import Tensor, over_foreign
 
 # -------------------------------------------------------------------------------------------------- from data
@@ -249,14 +249,6 @@ def linspace(
 # ----------------------------------------------------------------------------------------------------- random
 
 
-def _stream(generator: Generator | None) -> np.random.Generator:
-    if not isinstance(generator, Generator | None):
-        raise TypeError(
-            f"expected a Generator or None, got {type(generator).__name__} {generator!r}; use tg.Generator()"
-        )
-    return (default_generator if generator is None else generator).numpy
-
-
 def _float_dtype(op: str, dtype: Any) -> Any:
     found = _dtype(dtype)
     if not is_float(found):
@@ -273,7 +265,7 @@ def rand(
     requires_grad: bool = False,
 ) -> Tensor:
     """Random numbers, uniform in [0, 1)."""
-    array = _stream(generator).random(_size(sizes, size), _float_dtype("rand", dtype))
+    array = stream_of(generator).random(_size(sizes, size), _float_dtype("rand", dtype))
     return _new(np.asarray(array, _dtype(dtype)), device, requires_grad)
 
 
@@ -286,7 +278,7 @@ def randn(
     requires_grad: bool = False,
 ) -> Tensor:
     """Random numbers from the normal distribution of mean 0 and variance 1."""
-    array = _stream(generator).standard_normal(_size(sizes, size), _float_dtype("randn", dtype))
+    array = stream_of(generator).standard_normal(_size(sizes, size), _float_dtype("randn", dtype))
     return _new(np.asarray(array, _dtype(dtype)), device, requires_grad)
 
 
@@ -313,7 +305,7 @@ def randint(
     found = int64 if dtype is None else as_dtype(dtype)
     if found.kind in "iu" and not np.iinfo(found).min <= low <= high - 1 <= np.iinfo(found).max:
         raise ValueError(f"randint: {found} does not hold all of [{low}, {high})")
-    array = _stream(generator).integers(low, high, _size((size,)))
+    array = stream_of(generator).integers(low, high, _size((size,)))
     return _new(np.asarray(array, found), device, requires_grad)
 
 
@@ -326,18 +318,18 @@ def randperm(
     requires_grad: bool = False,
 ) -> Tensor:
     """The integers 0 to n - 1 in random order."""
-    array = _stream(generator).permutation(*_size((n,)))
+    array = stream_of(generator).permutation(*_size((n,)))
     return _new(array.astype(int64 if dtype is None else as_dtype(dtype)), device, requires_grad)
 
 
 def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
     """1 with the probability that each element of the input gives, else 0. ValueError outside [0, 1]."""
-    p = input._array
+    p = array_of("bernoulli", input)
     if not is_float(p.dtype):
         raise TypeError(f"bernoulli expects probabilities, got a tensor of {p.dtype}")
     if not ((p >= 0) & (p <= 1)).all():
         raise ValueError(f"bernoulli: a probability lies in [0, 1], got {p[~((p >= 0) & (p <= 1))].flat[0]}")
-    return Tensor((_stream(generator).random(p.shape) < p).astype(p.dtype))
+    return Tensor((stream_of(generator).random(p.shape) < p).astype(p.dtype))
 
 
 def rand_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:

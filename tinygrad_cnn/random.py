@@ -116,6 +116,15 @@ class Generator:
 default_generator = Generator()
 
 
+def stream_of(generator: Generator | None) -> np.random.Generator:
+    """NumPy's generator of a Generator, the default one's for None; TypeError for anything else."""
+    if not isinstance(generator, Generator | None):
+        raise TypeError(
+            f"expected a Generator or None, got {type(generator).__name__} {generator!r}; use tg.Generator()"
+        )
+    return (default_generator if generator is None else generator).numpy
+
+
 def manual_seed(seed: int) -> Generator:
     """Make everything random that follows repeatable; returns the default generator."""
     return default_generator.manual_seed(seed)

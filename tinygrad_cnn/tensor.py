@@ -14,6 +14,7 @@ from .dtypes import as_dtype, bool_, check_holds, float32, float64, int32, int64
 from .inplace import assign, overwritten, write
 from .ops.dims import numbers_of
 from .printing import tensor_repr
+from .random import Generator, stream_of
 
 
 def _in_place(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -406,9 +407,17 @@ class Tensor(Variable, result=True):
     clamp = clip = ops.clamp
     maximum = ops.maximum
     minimum = ops.minimum
+    equal = ops.equal
+    allclose = ops.allclose
     isnan = ops.isnan
     isinf = ops.isinf
     isfinite = ops.isfinite
+
+    def clamp_min(self, min: Any) -> Any:
+        return ops.clamp(self, min)
+
+    def clamp_max(self, max: Any) -> Any:
+        return ops.clamp(self, max=max)
 
     def where(self, condition: Tensor, other: Any) -> Any:
         return ops.where(condition, self, other)
@@ -473,9 +482,9 @@ class Tensor(Variable, result=True):
     topk = ops.topk
     nonzero = ops.nonzero
     outer = ops.outer
-    mm = ops.matmul
-    bmm = ops.matmul
-    dot = ops.matmul
+    mm = ops.mm
+    bmm = ops.bmm
+    dot = ops.dot
     __getitem__ = ops.getitem
 
     __setitem__ = assign
@@ -539,6 +548,19 @@ class Tensor(Variable, result=True):
     def zero_(self) -> Tensor:
         return self.copy_(0)
 
+    def normal_(self, mean: Any = 0.0, std: Any = 1.0, *, generator: Generator | None = None) -> Tensor:
+        """Overwrite by random numbers of this mean and standard deviation; RuntimeError for an integer tensor."""
+        return self._overwrite_floats(stream_of(generator).normal(mean, std, self.shape))
+
+    def uniform_(self, low: Any = 0.0, high: Any = 1.0, *, generator: Generator | None = None) -> Tensor:
+        """Overwrite by random numbers, uniform in [low, high); RuntimeError for an integer tensor."""
+        return self._overwrite_floats(stream_of(generator).uniform(low, high, self.shape))
+
+    def _overwrite_floats(self, values: np.ndarray) -> Tensor:
+        if not is_float(self.dtype):
+            raise RuntimeError(f"a tensor of {self.dtype} cannot hold random fractions; use .float() or tg.randint()")
+        return write(self, overwritten(self, values))  # type: ignore[no-any-return]
+
     # ------------------------------------------------------------------------------------- new tensors like this one
 
     def new_zeros(self, *size: Any, dtype: Any = None) -> Tensor:
@@ -571,6 +593,17 @@ def over_foreign(array: np.ndarray) -> Tensor:
     x = Tensor(array)
     x._version.exposed = True
     return x
+
+
+def clear_grad(x: Tensor, set_to_none: bool) -> None:
+    """Forget x's gradient, or overwrite it with zeros, outside the graph that made it."""
+    if set_to_none:
+        x._grad = None
+    elif x._grad is not None:
+        if x._grad.requires_grad:
+            x._grad = x._grad.detach()
+        x._grad._array.fill(0)
+        x._grad._version.n += 1
 
 
 def _rebuild(cls: type[Tensor], array: np.ndarray, requires_grad: bool) -> Tensor:

@@ -12,7 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygrad_cnn import Generator, Tensor, from_numpy
-from tinygrad_cnn.data import MNIST, Dataset, FashionMNIST, Subset, TensorDataset, random_split, write_idx
+from tinygrad_cnn.data import (
+    MNIST,
+    Compose,
+    DataLoader,
+    Dataset,
+    FashionMNIST,
+    Normalize,
+    Subset,
+    SyntheticDigits,
+    TensorDataset,
+    ToTensor,
+    random_split,
+    write_idx,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 28, 28), np.uint8)
 LABELS = np.arange(12, dtype=np.uint8) % 10
@@ -122,6 +135,11 @@ def test_lengths_that_do_not_add_up_are_refused(lengths: list[float]) -> None:
         random_split(TensorDataset(np.arange(7)), lengths)
 
 
+def test_a_split_needs_a_generator_of_ours() -> None:
+    with pytest.raises(TypeError, match=r"expected a Generator or None, got Generator Generator\(PCG64\)"):
+        random_split(TensorDataset(np.arange(7)), [3, 4], generator=np.random.default_rng(0))  # type: ignore[arg-type]
+
+
 def test_mnist_reads_samples_and_batches(root: Path) -> None:
     dataset = MNIST(root)
     assert len(dataset) == 12
@@ -159,7 +177,40 @@ def test_a_transform_replaces_the_normalisation(root: Path) -> None:
     dataset = MNIST(root, transform=transform)
     np.testing.assert_allclose(dataset[3][0].numpy()[0], IMAGES[3] / 255, rtol=1e-6)
     np.testing.assert_allclose(dataset[1:3][0].numpy()[:, 0], IMAGES[1:3] / 255, rtol=1e-6)
-    assert shapes == [(1, 28, 28), (2, 1, 28, 28)]
+    assert shapes == [(1, 28, 28)] * 3
+
+
+@given(picks=st.lists(st.integers(0, 7), min_size=1, max_size=5))
+def test_a_transform_gets_one_image_unless_it_takes_batches(picks: list[int]) -> None:
+    """The same from a loader, by one call or image by image; ours take batches, and a Compose if all of it does."""
+    seen = []
+
+    class Scale:
+        takes_batches = True
+
+        def __call__(self, image: Tensor) -> Tensor:
+            seen.append(image.shape)
+            return image * 2
+
+    def centre(image: Tensor) -> Tensor:
+        return image - image.mean()
+
+    digits = {
+        name: SyntheticDigits(8, transform=transform)
+        for name, transform in {
+            "flat": lambda image: image.flatten(),
+            "centred": centre,
+            "ours": Compose([ToTensor(), Normalize((0.5,), (0.5,)), Scale()]),
+            "mixed": Compose([Scale(), centre]),
+        }.items()
+    }
+    batch = {name: next(iter(DataLoader(part, len(picks), sampler=picks)))[0] for name, part in digits.items()}
+    assert seen == [(len(picks), 1, 28, 28), *[(1, 28, 28)] * len(picks)]
+    assert batch["flat"].shape == (len(picks), 784)
+    for name, part in digits.items():
+        images = np.stack([part[i][0].numpy() for i in picks])
+        np.testing.assert_array_equal(batch[name].numpy(), images)
+    assert DataLoader(digits["flat"], 3).dataset[[1, 2]][1].dtype == np.int64
 
 
 def test_replaced_data_and_targets_are_used(root: Path) -> None:

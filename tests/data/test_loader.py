@@ -96,6 +96,12 @@ def test_a_sampler_sets_the_order() -> None:
         list(DataLoader(TensorDataset(np.arange(10)), 2, sampler=[10]))
 
 
+def test_what_pytorchs_scripts_say_about_workers_is_taken() -> None:
+    """And changes nothing: batches are made in the calling process."""
+    loader = DataLoader(TensorDataset(np.arange(5)), 2, num_workers=2, pin_memory=True)
+    assert numbers(loader) == numbers(loader) == [[0, 1], [2, 3], [4]]
+
+
 def test_collate_fn_gets_the_samples_of_a_batch() -> None:
     loader = DataLoader(TensorDataset(np.arange(5)), 2, collate_fn=lambda samples: [s[0].item() for s in samples])
     assert list(loader) == [[0, 1], [2, 3], [4]]
@@ -109,7 +115,10 @@ def test_collate_fn_gets_the_samples_of_a_batch() -> None:
         ({"batch_size": 2.0}, TypeError, r"int batch_size, got 2\.0"),
         ({"batch_size": True}, TypeError, "int batch_size, got True"),
         ({"batch_size": None}, TypeError, "int batch_size, got None"),
-        ({"num_workers": 2}, ValueError, "num_workers must be 0, got 2"),
+        ({"num_workers": -1}, ValueError, "num_workers >= 0, got -1"),
+        ({"num_workers": "2"}, TypeError, "an int for num_workers, got str"),
+        ({"sampler": iter([1, 2])}, TypeError, "starts anew in each pass, got an iterator"),
+        ({"sampler": (i for i in range(2))}, TypeError, "starts anew in each pass, got an iterator"),
         ({"generator": 3}, TypeError, "needs a tg.Generator, got 3"),
         ({"shuffle": True, "sampler": [0]}, ValueError, "shuffle=True or a sampler, not both"),
     ],

@@ -232,7 +232,20 @@ def test_loading_part_of_a_state() -> None:
     net = Net()
     missing, unexpected = net.load_state_dict({"scale": np.array([2.5]), "x": tg.ones(1)}, strict=False)
     assert net.scale.item() == 2.5 and net.scale.dtype == np.float32
-    assert missing == KEYS[1:] and unexpected == ["x"]
+    assert missing == KEYS[1:-1] and unexpected == ["x"]
+
+
+def test_a_state_that_did_not_count_batches() -> None:
+    """Old checkpoints lack the count, which stays what it is; all else must be there."""
+    net = Net()
+    state = {k: tg.full_like(v, 2) for k, v in net.state_dict().items()}
+    net.norm.num_batches_tracked.fill_(5)
+    del state["norm.num_batches_tracked"]
+    assert net.load_state_dict(state).missing_keys == []
+    assert net.norm.num_batches_tracked.item() == 5 and net.norm.running_mean.tolist() == [2, 2, 2]
+    del state["norm.running_mean"]
+    with pytest.raises(RuntimeError, match=r"missing keys: norm\.running_mean$"):
+        net.load_state_dict(state)
 
 
 def test_a_shared_child_is_saved_under_both_names() -> None:
@@ -340,6 +353,24 @@ def test_hooks() -> None:
 # --------------------------------------------------------------------------------------------------- errors
 
 
+def test_a_call_before_init_says_so() -> None:
+    """Only then: an AttributeError of forward is the user's."""
+
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            pass
+
+        def forward(self, x: Any) -> Any:
+            return x.unknown
+
+    with pytest.raises(AttributeError, match=r"Bare is called without Module.__init__\(\); call super"):
+        Bare()(1)
+    bare = Bare()
+    nn.Module.__init__(bare)
+    with pytest.raises(AttributeError, match="'int' object has no attribute 'unknown'"):
+        bare(1)
+
+
 def test_errors_name_the_layer() -> None:
     """The path of the module is in the message itself, however deep, through lists and sequences."""
     net = Net()
@@ -374,6 +405,25 @@ def test_errors_of_ones_own() -> None:
         with pytest.raises(type(error)) as caught:
             net(error)
         assert caught.value is error and error.args == args
+
+
+def test_an_exception_that_is_raised_twice_has_one_path() -> None:
+    """A message kept as an object does not grow; raised elsewhere it names that place."""
+
+    class Picky(nn.Module):
+        error = ValueError("no")
+
+        def forward(self, x: Any) -> Any:
+            raise self.error
+
+    net = nn.Sequential(nn.Sequential(Picky()))
+    for _ in range(3):
+        with pytest.raises(ValueError, match=r"^Picky '0.0': no$"):
+            net(1)
+    with pytest.raises(ValueError, match=r"^Picky '0': no$"):
+        net[0](1)
+    with pytest.raises(ValueError, match=r"^no$"):
+        net[0][0](1)
 
 
 def test_a_layer_that_is_not_registered_keeps_the_message() -> None:

@@ -84,3 +84,20 @@ def test_batches_of_matrices_without_elements(a: tuple[int, ...], b: tuple[int, 
     out.sum().backward()
     assert x.grad is not None
     assert x.grad.shape == a
+
+
+@given(data=st.data())
+def test_products_of_one_rank_only(data: st.DataObject) -> None:
+    """mm, bmm and dot are matmul for matrices, batches and vectors, and errors for all else."""
+    a, b = (data.draw(draw.shapes(1, 4, 1, 3)) for _ in range(2))
+    if len(b) > 1 and data.draw(st.booleans()):
+        b = (*a[:-2], a[-1], b[-1])
+    x, y = tg.ones(*a), tg.ones(*b)
+    for name, ndim in (("dot", 1), ("mm", 2), ("bmm", 3)):
+        fits = len(a) == len(b) == ndim and a[-1] == b[-2 if ndim > 1 else 0] and (ndim < 3 or a[0] == b[0])
+        for fn in (getattr(tg, name), getattr(tg.Tensor, name)):
+            if fits:
+                assert fn(x, y).tolist() == (x @ y).tolist()
+            else:
+                with pytest.raises(RuntimeError, match=name if {len(a), len(b)} != {ndim} else "rows of|batches of"):
+                    fn(x, y)

@@ -50,6 +50,13 @@ def test_multi_step_lr_counts_the_milestones_passed(milestones: list[int], gamma
     assert seen == pytest.approx(expected, rel=CLOSE)
 
 
+@given(lr=st.floats(1e-4, 10), gamma=st.floats(0.1, 1.5))
+def test_exponential_lr_is_a_power(lr: float, gamma: float) -> None:
+    optimizer = make(lr)
+    seen = rates(optimizer, lr_scheduler.ExponentialLR(optimizer, gamma), 20)
+    assert seen == pytest.approx([lr * gamma**t for t in range(21)], rel=CLOSE)
+
+
 @given(lr=st.floats(1e-3, 10), T_max=st.integers(1, 200), share=st.floats(0, 0.9))
 def test_cosine_annealing_is_a_cosine_there_and_back(lr: float, T_max: int, share: float) -> None:
     eta_min = lr * share

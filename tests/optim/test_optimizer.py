@@ -95,6 +95,26 @@ def test_values_out_of_range_are_refused(match: str, make: Callable[[Any], Any])
         make([parameter(2)])
 
 
+@pytest.mark.parametrize("value", ["a", None, tg.tensor(0.1), [0.1]], ids=repr)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(optim.SGD, name) for name in ("lr", "momentum", "dampening", "weight_decay")]
+    + [(kind, name) for kind in (optim.Adam, optim.AdamW) for name in ("lr", "eps", "weight_decay")],
+)
+def test_settings_are_numbers(kind: Any, name: str, value: Any) -> None:
+    """Before the first step, by name; also in a group of its own."""
+    with pytest.raises(TypeError, match=f"{name} must be a number, got {type(value).__name__}"):
+        kind([parameter(2)], **{name: value})
+    with pytest.raises(TypeError, match=f"{name} must be a number"):
+        kind([{"params": parameter(2), name: value}])
+
+
+@pytest.mark.parametrize("betas", [0.9, None, ("a", 0.9), (0.9, None)], ids=repr)
+def test_betas_are_two_numbers(betas: Any) -> None:
+    with pytest.raises(TypeError, match=r"betas are two numbers|betas\[.\] must be a number"):
+        optim.Adam([parameter(2)], betas=betas)
+
+
 def test_a_refused_group_is_not_added() -> None:
     optimizer = optim.SGD([parameter(2)])
     with pytest.raises(ValueError, match="lr"):
@@ -352,6 +372,17 @@ def test_zero_grad_forgets_or_zeroes() -> None:
     assert q.grad is None
     optimizer.zero_grad()
     assert p.grad is None
+
+
+def test_a_gradient_filled_with_zeros_leaves_its_graph() -> None:
+    """After backward(create_graph=True), by the optimizer and by the module: the next one adds to plain zeros."""
+    for cleared in ("optimizer", "module"):
+        layer = tg.nn.Linear(2, 1)
+        optimizer = optim.SGD(layer.parameters())
+        (layer(tg.ones(1, 2)) ** 2).sum().backward(create_graph=True)
+        assert layer.weight.grad.requires_grad
+        (optimizer if cleared == "optimizer" else layer).zero_grad(set_to_none=False)
+        assert not layer.weight.grad.requires_grad and layer.weight.grad.tolist() == [[0, 0]]
 
 
 # ------------------------------------------------------------------------------------------------------------

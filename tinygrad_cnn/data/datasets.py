@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from .. import random
 from ..creation import from_numpy
+from ..random import Generator, stream_of
 from ..tensor import Tensor
 from .collate import default_collate
 from .idx import read_idx
@@ -115,9 +115,7 @@ def fetch(dataset: Any, indices: Indices) -> Any:
     return default_collate([dataset[i] for i in indices.tolist()])
 
 
-def random_split(
-    dataset: Any, lengths: Sequence[int | float], generator: random.Generator | None = None
-) -> list[Subset]:
+def random_split(dataset: Any, lengths: Sequence[int | float], generator: Generator | None = None) -> list[Subset]:
     """Split a dataset at random into subsets that share no sample and together hold all of them.
 
     `lengths` are counts that add up to `len(dataset)`, or fractions that add up to 1 (each rounded down, what
@@ -128,7 +126,7 @@ def random_split(
     (8, 2)
     """
     counts = _counts(lengths, len(dataset))
-    order = _rng(generator).permutation(len(dataset))
+    order = stream_of(generator).permutation(len(dataset))
     return [Subset(dataset, part) for part in np.split(order, np.cumsum(counts)[:-1])]
 
 
@@ -148,10 +146,6 @@ def _counts(lengths: Sequence[int | float], total: int) -> list[int]:
             f"got {list(lengths)} with sum {sum(lengths)}"
         )
     return [int(length) for length in lengths]
-
-
-def _rng(generator: random.Generator | None) -> np.random.Generator:
-    return (generator or random.default_generator).numpy
 
 
 def _position(index: Any, length: int) -> int | Indices:
@@ -181,8 +175,8 @@ class ImageDataset(Dataset):
     """Grey images with labels: `data` (N, H, W) uint8 and `targets` (N,) int64, both of the arrays' memory.
 
     A sample is (image, label): a float32 tensor (1, H, W) and an int; a batch (N, 1, H, W) and (N,) int64.
-    `transform` is called with the image, or the batch of images, in [0, 1]; None normalises by the dataset's
-    `mean` and `std`.
+    `transform` is called with each image in [0, 1], or once with a batch of them if its `takes_batches` is true,
+    as that of the transforms here is; None normalises by the dataset's `mean` and `std`.
     """
 
     classes: Sequence[str] = tuple("0123456789")
@@ -202,13 +196,15 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return int(self.data.shape[0])
 
-    def __getitem__(self, index: Any) -> tuple[Tensor, Any]:
+    def __getitem__(self, index: Any) -> Any:
         position = _position(index, len(self))
         if isinstance(position, np.ndarray):
             return self.get_batch(position)
         return self._image(self.data.numpy()[position, None]), int(self.targets.numpy()[position])
 
-    def get_batch(self, indices: Indices) -> tuple[Tensor, Tensor]:
+    def get_batch(self, indices: Indices) -> Any:
+        if self.transform is not None and not getattr(self.transform, "takes_batches", False):
+            return super().get_batch(indices)
         # (n, H, W) -> (n, 1, H, W)
         return self._image(self.data.numpy()[indices][:, None]), from_numpy(self.targets.numpy()[indices])
 

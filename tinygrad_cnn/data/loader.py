@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..random import Generator
-from .datasets import Indices, _as_indices, _rng, fetch
+from ..ops.arguments import integer
+from ..random import Generator, stream_of
+from .datasets import Indices, _as_indices, fetch
 
 
 class DataLoader:
@@ -16,8 +17,7 @@ class DataLoader:
 
     `generator` makes the order reproducible; without it the order comes from `tg.manual_seed`'s generator.
     `sampler` is an iterable of sample numbers, used instead of `shuffle`. `collate_fn` gets the list of
-    samples of a batch. Batches are made in the calling process: `num_workers` must be 0, and `pin_memory`
-    changes nothing.
+    samples of a batch. Batches are made in the calling process: `num_workers` and `pin_memory` change nothing.
 
     Raises TypeError or ValueError for arguments of the wrong type or range, before any batch.
 
@@ -48,10 +48,12 @@ class DataLoader:
             raise ValueError(f"DataLoader needs a batch_size of at least 1, got {batch_size}")
         if shuffle and sampler is not None:
             raise ValueError("DataLoader takes shuffle=True or a sampler, not both: the sampler sets the order")
-        if num_workers != 0:
-            raise ValueError(
-                f"DataLoader makes batches in the calling process: num_workers must be 0, got {num_workers}"
+        if isinstance(sampler, Iterator):
+            raise TypeError(
+                f"DataLoader needs a sampler that starts anew in each pass, got an iterator, {type(sampler).__name__}; "
+                "use a list"
             )
+        integer("DataLoader", "num_workers", num_workers, 0)
         if generator is not None and not isinstance(generator, Generator):
             raise TypeError(
                 f"DataLoader needs a tg.Generator, got {generator!r}; tg.Generator().manual_seed(n) makes one"
@@ -80,7 +82,7 @@ class DataLoader:
         if self.sampler is not None:
             return _as_indices(list(self.sampler), len(self.dataset))
         if self.shuffle:
-            return _rng(self.generator).permutation(len(self.dataset))
+            return stream_of(self.generator).permutation(len(self.dataset))
         return np.arange(len(self.dataset))
 
     def _batch(self, indices: Indices) -> Any:

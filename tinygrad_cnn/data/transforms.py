@@ -23,6 +23,11 @@ class Compose:
     def __init__(self, transforms: Sequence[Callable[[Any], Any]]) -> None:
         self.transforms = list(transforms)
 
+    @property
+    def takes_batches(self) -> bool:
+        """Whether all transforms do what they do to an image to each of a batch, so that one call will do."""
+        return all(getattr(transform, "takes_batches", False) for transform in self.transforms)
+
     def __call__(self, image: Any) -> Any:
         for transform in self.transforms:
             image = transform(image)
@@ -38,6 +43,8 @@ class ToTensor:
     The datasets here hand their transform such a tensor already; it passes unchanged, so that a torchvision
     pipeline keeps its meaning. Raises TypeError for anything else, ValueError for an array of another rank.
     """
+
+    takes_batches = True
 
     def __call__(self, image: Tensor | npt.NDArray[Any]) -> Tensor:
         if isinstance(image, Tensor):
@@ -62,6 +69,8 @@ class Normalize:
     >>> Normalize((0.5,), (0.25,))(from_numpy(np.ones((1, 2, 2), np.float32))).tolist()
     [[[2.0, 2.0], [2.0, 2.0]]]
     """
+
+    takes_batches = True
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         if len(mean) != len(std):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..autograd import no_grad
-from ..random import Generator, default_generator
+from ..random import Generator, stream_of
 from ..tensor import Tensor
 
 T = TypeVar("T", bound=Tensor)
@@ -21,18 +21,14 @@ def _fill(tensor: T, values: Any) -> T:
     return tensor
 
 
-def _stream(generator: Generator | None) -> np.random.Generator:
-    return (default_generator if generator is None else generator).numpy
-
-
 def uniform_(tensor: T, a: float = 0.0, b: float = 1.0, generator: Generator | None = None) -> T:
     """Uniform numbers from [a, b)."""
-    return _fill(tensor, _stream(generator).uniform(a, b, tensor.shape))
+    return _fill(tensor, stream_of(generator).uniform(a, b, tensor.shape))
 
 
 def normal_(tensor: T, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None) -> T:
     """Normal numbers."""
-    return _fill(tensor, _stream(generator).normal(mean, std, tensor.shape))
+    return _fill(tensor, stream_of(generator).normal(mean, std, tensor.shape))
 
 
 def trunc_normal_(
@@ -47,7 +43,7 @@ def trunc_normal_(
     inside = 0.5 * (math.erf((b - mean) / (std * math.sqrt(2))) - math.erf((a - mean) / (std * math.sqrt(2))))
     if inside < 1e-3:
         raise ValueError(f"trunc_normal_ expects [a, b] near the mean, got [{a}, {b}] for mean {mean} and std {std}")
-    stream = _stream(generator)
+    stream = stream_of(generator)
     values = stream.normal(mean, std, tensor.shape)
     while (outside := (values < a) | (values > b)).any():
         values[outside] = stream.normal(mean, std, int(outside.sum()))
@@ -88,7 +84,7 @@ def orthogonal_(tensor: T, gain: float = 1.0, generator: Generator | None = None
     if tensor.numel() == 0:
         return tensor
     columns = tensor.numel() // rows
-    normal = _stream(generator).normal(size=(max(rows, columns), min(rows, columns)))
+    normal = stream_of(generator).normal(size=(max(rows, columns), min(rows, columns)))
     q, r = np.linalg.qr(normal)
     q *= np.sign(np.diag(r))  # makes the distribution uniform
     return _fill(tensor, gain * (q if rows >= columns else q.T).reshape(tensor.shape))

@@ -12,9 +12,10 @@ from ..autograd import RemovableHandle, no_grad
 from ..device import check as check_device
 from ..dtypes import is_float
 from ..inplace import check_writable
-from ..tensor import Tensor, _parse_to
+from ..tensor import Tensor, _parse_to, clear_grad
 
 Self = TypeVar("Self", bound="Module")
+_OPTIONAL = "num_batches_tracked"  # the state of a batch norm made before PyTorch counted batches lacks it
 
 
 class Parameter(Tensor):
@@ -124,6 +125,12 @@ class Module:
         except (ValueError, TypeError, RuntimeError, IndexError) as error:
             _name_place(error, self)
             raise
+        except AttributeError:
+            if "_kinds" in self.__dict__:
+                raise
+            raise AttributeError(
+                f"{type(self).__name__} is called without Module.__init__(); call super().__init__() in its __init__"
+            ) from None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes; every subclass defines it."""
@@ -348,14 +355,15 @@ class Module:
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
         """Copy values in place into the parameters and buffers of the same paths.
 
-        Returns the keys that did not match. Casts to the dtype that is there. Raises TypeError for what is no
+        Returns the keys that did not match. Casts to the dtype that is there. A batch norm's `num_batches_tracked`
+        may be missing, and stays as it is. Raises TypeError for what is no
         mapping, and RuntimeError, having changed nothing, for a shape that differs or, when strict, for a
         missing or unexpected key; it lists all of them.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"load_state_dict expects a dict, got {type(state_dict).__name__}")
         own = dict(self._state())
-        missing = [key for key in own if key not in state_dict]
+        missing = [key for key in own if key not in state_dict and key.rpartition(".")[2] != _OPTIONAL]
         unexpected = [key for key in state_dict if key not in own]
         problems = _mismatches(own, state_dict)
         if strict and missing:
@@ -403,11 +411,7 @@ class Module:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all parameters, or fill them with zeros."""
         for p in self.parameters():
-            if set_to_none:
-                p.grad = None
-            elif p.grad is not None:
-                with no_grad():
-                    p.grad = p.grad.detach().zero_()
+            clear_grad(p, set_to_none)
 
     def to(self: Self, *args: Any, **kwargs: Any) -> Self:
         """Move to a device or cast the floating-point parameters and buffers to a dtype, in place; returns
@@ -484,7 +488,7 @@ class _Place:
         self.message = message
         self.kind = type(module).__name__
         self.path = ""
-        self.outermost = module
+        self.innermost = self.outermost = module
 
     def enter(self, parent: Module) -> None:
         steps = (path for path, module in parent.named_modules() if module is self.outermost)
@@ -505,6 +509,9 @@ class _Place:
 def _name_place(error: Exception, module: Module) -> None:
     """Tell an error, on its way out through the calls of nested modules, one more step of the path it came from."""
     place = getattr(error, "_place", None)
+    if place is not None and place.innermost is module:  # one exception object, raised again
+        error.args = (place.message,)
+        place = None
     if place is not None:
         place.enter(module)
         error.args = (place.text(),)

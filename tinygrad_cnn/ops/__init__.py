@@ -1,5 +1,7 @@
 """Every op, by PyTorch's name."""
 
+from .compare import allclose as allclose
+from .compare import equal as equal
 from .conv import conv2d as conv2d
 from .conv import conv_transpose2d as conv_transpose2d
 from .dropout import dropout as dropout
@@ -77,8 +79,11 @@ from .loss import l1_loss as l1_loss
 from .loss import mse_loss as mse_loss
 from .loss import nll_loss as nll_loss
 from .loss import smooth_l1_loss as smooth_l1_loss
+from .matmul import bmm as bmm
+from .matmul import dot as dot
 from .matmul import linear as linear
 from .matmul import matmul as matmul
+from .matmul import mm as mm
 from .matmul import outer as outer
 from .norm import batch_norm as batch_norm
 from .norm import layer_norm as layer_norm

@@ -75,6 +75,32 @@ def matmul(input: Any, other: Any) -> Any:
     return _reshape(out, (*shape[:-2], *rows, *columns))
 
 
+def mm(input: Any, mat2: Any) -> Any:
+    """(M, K) @ (K, N); RuntimeError for anything but matrices, where `matmul` takes more."""
+    _check_ranks("mm", input, mat2, 2)
+    return matmul(input, mat2)
+
+
+def bmm(input: Any, mat2: Any) -> Any:
+    """(B, M, K) @ (B, K, N); RuntimeError for other numbers of dimensions and for batches of two sizes."""
+    _check_ranks("bmm", input, mat2, 3)
+    a, b = input.shape, mat2.shape
+    if a[0] != b[0]:
+        raise RuntimeError(f"bmm: {a} @ {b}: batches of {a[0]} and {b[0]} matrices; matmul broadcasts a batch of 1")
+    return matmul(input, mat2)
+
+
+def dot(input: Any, tensor: Any) -> Any:
+    """The sum of the products of two vectors of one length; RuntimeError for anything else."""
+    _check_ranks("dot", input, tensor, 1)
+    return matmul(input, tensor)
+
+
+def _check_ranks(op: str, a: Any, b: Any, ndim: int) -> None:
+    if array_of(op, a).ndim != ndim or array_of(op, b).ndim != ndim:
+        raise RuntimeError(f"{op} expects two tensors of {ndim} dimensions, got {a.shape} and {b.shape}; use matmul")
+
+
 def _check_batches(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     try:
         np.broadcast_shapes(a[:-2], b[:-2])

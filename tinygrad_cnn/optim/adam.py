@@ -48,6 +48,8 @@ class Adam(Optimizer):
     def _check(self, group: Group) -> None:
         for name in ("lr", "eps", "weight_decay"):
             check_range(group, name, 0)
+        if not isinstance(group["betas"], tuple | list):
+            raise TypeError(f"betas are two numbers, got {group['betas']!r}")
         if len(group["betas"]) != 2:
             raise ValueError(f"betas are two numbers, got {group['betas']}")
         for i, beta in enumerate(group["betas"]):

@@ -140,6 +140,17 @@ class MultiStepLR(LRScheduler):
         return [lr * self.gamma**times for lr in self._current()] if times else self._current()
 
 
+class ExponentialLR(LRScheduler):
+    """Multiplies the rate by gamma every epoch."""
+
+    def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
+        self.gamma = gamma
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        return [lr * self.gamma for lr in self._current()] if self.last_epoch > 0 else self._current()
+
+
 class CosineAnnealingLR(LRScheduler):
     """From the initial rate down to eta_min along half a cosine in T_max epochs, and up again in as many.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
+from numbers import Real
 from operator import is_
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..autograd import enable_grad
-from ..tensor import Tensor
+from ..tensor import Tensor, clear_grad
 from .table import Table, like
 
 Group: TypeAlias = dict[str, Any]
@@ -21,8 +22,9 @@ class Optimizer:
     """Base class: holds parameters in groups and changes them in `step()` along their gradients.
 
     `params` is an iterable of leaf tensors, or of dicts `{"params": [...], "lr": ...}`, one for each group,
-    whose other entries override `defaults`. Raises TypeError for anything but tensors and ValueError for no
-    parameters, computed tensors, duplicates and values out of range. A subclass of yours overrides `step`.
+    whose other entries override `defaults`. Raises TypeError for anything but tensors, and for settings that are no
+    numbers, and ValueError for no parameters, computed tensors, duplicates and values out of range. A subclass of
+    yours overrides `step`.
     """
 
     _counts = False  # whether the kernel needs the number of steps of each parameter
@@ -85,11 +87,7 @@ class Optimizer:
         """Forget the gradients, or overwrite them with zeros."""
         for group in self.param_groups:
             for p in group["params"]:
-                if set_to_none:
-                    p._grad = None
-                elif p._grad is not None:
-                    p._grad._array.fill(0)
-                    p._grad._version.n += 1
+                clear_grad(p, set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of each parameter and the groups, parameters given by number; shares the tensors."""
@@ -137,7 +135,7 @@ class Optimizer:
         return ()
 
     def _check(self, group: Group) -> None:
-        """Raise ValueError for values out of range."""
+        """Raise ValueError for values out of range, TypeError for those of another type."""
 
     # --------------------------------------------------------------------------------------------------------
 
@@ -225,8 +223,15 @@ def _loaded_value(p: Tensor, number: Any, name: str, value: Any) -> Any:
     return Tensor(copied)
 
 
+def check_number(group: Group, name: str) -> None:
+    """Raise TypeError unless group[name] is a number."""
+    if not isinstance(group[name], Real):
+        raise TypeError(f"{name} must be a number, got {type(group[name]).__name__} {group[name]!r:.80}")
+
+
 def check_range(group: Group, name: str, low: float, high: float = float("inf")) -> None:
-    """Raise ValueError unless low <= group[name] < high."""
+    """Raise ValueError unless low <= group[name] < high, TypeError for what is no number."""
+    check_number(group, name)
     if not low <= group[name] < high:
         bound = f"at least {low:g}" if high == float("inf") else f"in [{low:g}, {high:g})"
         raise ValueError(f"{name} must be {bound}, got {group[name]}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .optimizer import Group, Optimizer, check_range
+from .optimizer import Group, Optimizer, check_number, check_range
 from .table import Table
 
 
@@ -52,6 +52,7 @@ class SGD(Optimizer):
     def _check(self, group: Group) -> None:
         for name in ("lr", "momentum", "weight_decay"):
             check_range(group, name, 0)
+        check_number(group, "dampening")
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError(
                 "nesterov needs a positive momentum and no dampening, got momentum "
