@@ -50,9 +50,7 @@ def write(x: Any, result: Any) -> Any:
 
 
 def _rescue_saved(node: Node | None, version: Version) -> None:
-    """Copy what the op that computed the result saved of the storage: `x.mul_(w)` needs the old x for w's
-    gradient.
-    """
+    """Copy what the op that computed the result saved of the storage: `x.mul_(w)` needs the old x for w's gradient."""
     for value in (node.saved or {}).values() if node is not None else ():
         if isinstance(value, Saved) and value.version is version:
             value.array = value.array.copy(order="K")

@@ -1,6 +1,4 @@
-"""How a tensor shows itself: as PyTorch does, four digits, the dtype where it is not the usual one, the
-history.
-"""
+"""How a tensor shows itself: as PyTorch does, four digits, the dtype where it is not the usual one, the history."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Random numbers: one stream for arrays made by NumPy, and keys for kernels that count instead of keeping a
-stream.
-"""
+"""Random numbers: one stream for arrays made by NumPy, and keys for kernels that count instead of keeping a stream."""
 
 from __future__ import annotations
 

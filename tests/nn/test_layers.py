@@ -279,6 +279,41 @@ def test_a_loss_casts_its_weight() -> None:
 
 
 @pytest.mark.parametrize(
+    ("layer", "call", "arguments", "error"),
+    [
+        (nn.MaxPool2d, lambda *a, **k: F.max_pool2d(X, *a, **k), {"kernel_size": 0}, ValueError),
+        (nn.MaxPool2d, lambda *a, **k: F.max_pool2d(X, *a, **k), {"kernel_size": 2, "padding": 2}, ValueError),
+        (nn.MaxPool2d, lambda *a, **k: F.max_pool2d(X, *a, **k), {"kernel_size": "2"}, TypeError),
+        (nn.MaxPool2d, lambda *a, **k: F.max_pool2d(X, *a, **k), {"kernel_size": [2, 2], "stride": 0}, ValueError),
+        (nn.AvgPool2d, lambda *a, **k: F.avg_pool2d(X, *a, **k), {"kernel_size": -1}, ValueError),
+        (nn.AvgPool2d, lambda *a, **k: F.avg_pool2d(X, *a, **k), {"kernel_size": 2, "divisor_override": 0}, ValueError),
+        (nn.AdaptiveAvgPool2d, lambda *a, **k: F.adaptive_avg_pool2d(X, *a, **k), {"output_size": "x"}, TypeError),
+        (nn.AdaptiveAvgPool2d, lambda *a, **k: F.adaptive_avg_pool2d(X, *a, **k), {"output_size": -1}, ValueError),
+        (nn.LayerNorm, lambda *a, **k: F.layer_norm(X, *a, **k), {"normalized_shape": 0}, ValueError),
+        (nn.LayerNorm, lambda *a, **k: F.layer_norm(X, *a, **k), {"normalized_shape": 6, "eps": -1}, ValueError),
+        (nn.CrossEntropyLoss, lambda **k: F.cross_entropy(LOGITS, LABELS, **k), {"label_smoothing": 2}, ValueError),
+        (nn.CrossEntropyLoss, lambda **k: F.cross_entropy(LOGITS, LABELS, **k), {"ignore_index": "a"}, TypeError),
+        (nn.NLLLoss, lambda **k: F.nll_loss(LOGITS, LABELS, **k), {"ignore_index": 1.5}, TypeError),
+        (nn.SmoothL1Loss, lambda **k: F.smooth_l1_loss(P, P, **k), {"beta": -1}, ValueError),
+        (nn.GELU, lambda **k: F.gelu(X, **k), {"approximate": "x"}, ValueError),
+        (nn.LeakyReLU, lambda **k: F.leaky_relu(X, **k), {"negative_slope": "a"}, TypeError),
+        (nn.ELU, lambda **k: F.elu(X, **k), {"alpha": "a"}, TypeError),
+        (nn.Softplus, lambda **k: F.softplus(X, **k), {"beta": 0}, ValueError),
+        (nn.Dropout, lambda **k: F.dropout(X, **k), {"p": "a"}, TypeError),
+        (nn.Dropout2d, lambda **k: F.dropout2d(X, **k), {"p": 1.5}, ValueError),
+    ],
+)
+def test_a_layer_refuses_what_its_function_would(layer: Any, call: Any, arguments: Any, error: Any) -> None:
+    """When it is made and not when it is first called, in the same words."""
+    with pytest.raises(error) as refused:
+        layer(**arguments)
+    with pytest.raises(error) as later:
+        call(**arguments)
+    words = str(refused.value).removeprefix(layer.__name__)
+    assert str(later.value).endswith(words) and " expects " in words
+
+
+@pytest.mark.parametrize(
     ("layer", "text"),
     [
         (
@@ -324,6 +359,12 @@ def test_repr(layer: Any, text: str) -> None:
         (lambda: nn.BatchNorm2d(0), ValueError, "num_features >= 1"),
         (lambda: nn.BatchNorm2d(3)(tg.ones(2, 3)), ValueError, "(N, C, H, W)"),
         (lambda: nn.Dropout(2), ValueError, "2"),
+        (lambda: nn.BatchNorm2d(3, eps=-1), ValueError, "eps >= 0"),
+        (lambda: nn.BatchNorm1d(3, momentum="a"), TypeError, "momentum"),
+        (lambda: nn.ConvTranspose2d(3, 8, 3, output_padding=1), ValueError, "(1, 1), stride (1, 1)"),
+        (lambda: nn.Flatten("x"), TypeError, "start_dim"),
+        (lambda: nn.Softmax("a"), TypeError, "'a'"),
+        (lambda: nn.Unflatten(1, 5), TypeError, "(2, 3), got 5"),
         (lambda: nn.Hardtanh(1, 1), ValueError, "max_val > min_val"),
         (lambda: nn.MSELoss(reduction="avg"), ValueError, "'avg'"),
         (lambda: nn.CrossEntropyLoss("weight"), TypeError, "str"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..ops.arguments import integer, real
+from ..ops.elementwise import check_approximate, check_beta
 from . import functional as F
 from .module import Module
 
@@ -64,7 +66,7 @@ class LeakyReLU(_Inplace):
 
     def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
         super().__init__(inplace)
-        self.negative_slope = negative_slope
+        self.negative_slope = real("LeakyReLU", "negative_slope", negative_slope)
 
     def forward(self, input: Any) -> Any:
         return F.leaky_relu(input, self.negative_slope, self.inplace)
@@ -77,7 +79,7 @@ class ELU(_Inplace):
 
     def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         super().__init__(inplace)
-        self.alpha = alpha
+        self.alpha = real("ELU", "alpha", alpha)
 
     def forward(self, input: Any) -> Any:
         return F.elu(input, self.alpha, self.inplace)
@@ -104,6 +106,7 @@ class GELU(Module):
 
     def __init__(self, approximate: str = "none") -> None:
         super().__init__()
+        check_approximate("GELU", approximate)
         self.approximate = approximate
 
     def forward(self, input: Any) -> Any:
@@ -118,8 +121,8 @@ class Softplus(Module):
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
         super().__init__()
-        self.beta = beta
-        self.threshold = threshold
+        self.beta = check_beta("Softplus", beta)
+        self.threshold = real("Softplus", "threshold", threshold)
 
     def forward(self, input: Any) -> Any:
         return F.softplus(input, self.beta, self.threshold)
@@ -133,7 +136,7 @@ class _AlongDim(Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim = integer(type(self).__name__, "dim", dim)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}"

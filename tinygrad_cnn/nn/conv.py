@@ -1,5 +1,4 @@
-"""Convolution layers: one base that holds the numbers and the weights, and what each of the two does with "
-"them."""
+"""Convolution layers: one base that holds the numbers and the weights, and what each of the two does with them."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from ..creation import empty
 from ..ops.arguments import hashable, integer, pair
-from ..ops.conv import conv2d_max_pool, conv2d_of_kept, conv2d_relu, padding_of
+from ..ops.conv import conv2d_max_pool, conv2d_of_kept, conv2d_relu, output_padding_of, padding_of
 from ..tensor import Tensor
 from . import functional as F
 from . import init
@@ -202,7 +201,7 @@ class ConvTranspose2d(_Conv):
             dtype,
         )
         self.padding = pair("ConvTranspose2d", "padding", hashable(padding), 0)
-        self.output_padding = pair("ConvTranspose2d", "output_padding", hashable(output_padding), 0)
+        self.output_padding = output_padding_of("ConvTranspose2d", hashable(output_padding), self.stride, self.dilation)
 
     def forward(self, input: Any, output_size: Any = None) -> Any:
         """output_size (P, Q) chooses among the sizes that a strided convolution maps to input's size."""
@@ -225,7 +224,6 @@ class ConvTranspose2d(_Conv):
             most = [n + s - 1 for n, s in zip(least, self.stride, strict=True)]
             raise ValueError(
                 f"ConvTranspose2d expects output_size between {tuple(least)} and {tuple(most)} for an input "
-                "of "
-                f"{input.shape}, got {wanted}"
+                f"of {input.shape}, got {wanted}"
             )
         return extra[0], extra[1]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..creation import ones, tensor, zeros
-from ..ops.arguments import integer
+from ..ops.arguments import integer, real
 from ..ops.norm import batch_norm_or_relu, features_of
 from ..tensor import Tensor
 from . import functional as F
@@ -37,8 +37,8 @@ class _BatchNorm(Module):
     ) -> None:
         super().__init__()
         self.num_features = n = integer(type(self).__name__, "num_features", num_features, 1)
-        self.eps = eps
-        self.momentum = momentum
+        self.eps = real(type(self).__name__, "eps", eps, 0)
+        self.momentum = None if momentum is None else real(type(self).__name__, "momentum", momentum)
         self.affine = affine
         self.track_running_stats = track_running_stats
         like = {"device": device, "dtype": dtype}
@@ -150,7 +150,7 @@ class LayerNorm(Module):
     ) -> None:
         super().__init__()
         self.normalized_shape = features_of(normalized_shape)
-        self.eps = eps
+        self.eps = real("LayerNorm", "eps", eps, 0)
         self.elementwise_affine = elementwise_affine
         like = {"device": device, "dtype": dtype}
         self.register_parameter(

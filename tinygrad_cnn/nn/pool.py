@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..ops.pool import max_pool2d_or_relu
+from ..ops.pool import divisor_of, max_pool2d_or_relu, output_hw_of, window_of
 from . import functional as F
 from .module import Module
 
@@ -26,6 +26,7 @@ class MaxPool2d(Module):
         self.stride = kernel_size if stride is None else stride
         self.padding = padding
         self.dilation = dilation
+        window_of("MaxPool2d", kernel_size, stride, padding, dilation)
         self.return_indices = return_indices
         self.ceil_mode = ceil_mode
 
@@ -73,7 +74,8 @@ class AvgPool2d(Module):
         self.padding = padding
         self.ceil_mode = ceil_mode
         self.count_include_pad = count_include_pad
-        self.divisor_override = divisor_override
+        window_of("AvgPool2d", kernel_size, stride, padding)
+        self.divisor_override = divisor_of("AvgPool2d", divisor_override)
 
     def forward(self, input: Any) -> Any:
         return F.avg_pool2d(
@@ -95,6 +97,7 @@ class AdaptiveAvgPool2d(Module):
 
     def __init__(self, output_size: Any) -> None:
         super().__init__()
+        output_hw_of("AdaptiveAvgPool2d", output_size)
         self.output_size = output_size
 
     def forward(self, input: Any) -> Any:

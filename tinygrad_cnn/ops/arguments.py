@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from math import inf
 from operator import index
 from typing import Any
+
+import numpy as np
 
 from ..autograd import Variable
 
@@ -26,6 +29,19 @@ def integer(op: str, name: str, value: Any, least: int | None = None) -> int:
     if least is not None and number < least:
         raise ValueError(f"{op} expects {name} >= {least}, got {number}")
     return number
+
+
+def real(op: str, name: str, value: Any, least: float = -inf, most: float = inf) -> Any:
+    """value, a number; TypeError where it is none, ValueError outside [least, most]."""
+    if not isinstance(value, _REAL):
+        raise TypeError(f"{op} expects a number for {name}, got {type(value).__name__} {value!r}")
+    if not least <= value <= most:
+        bounds = f"{name} >= {least}" if most == inf else f"{name} in [{least}, {most}]"
+        raise ValueError(f"{op} expects {bounds}, got {value}")
+    return value
+
+
+_REAL = int, float, np.integer, np.floating
 
 
 def hashable(value: Any) -> Any:
@@ -54,7 +70,6 @@ def check_floats(op: str, first: Any, *others: Any) -> None:
             raise TypeError(f"{op} expects a Tensor or None, got {type(other).__name__}; use tg.tensor()")
         if other._array.dtype != dtype:
             raise TypeError(
-                f"{op} expects tensors of one dtype, got an input of {dtype} and a {other._array.dtype} of "
-                "shape "
+                f"{op} expects tensors of one dtype, got an input of {dtype} and a {other._array.dtype} of shape "
                 f"{other._array.shape}; use .to({dtype})"
             )

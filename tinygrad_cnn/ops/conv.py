@@ -329,8 +329,7 @@ def _conv_spec(
     if x[-3] != w[1] * groups:
         raise ValueError(
             f"{name} expects {w[1] * groups} input channels, got input {x}: a weight of {w} with "
-            f"groups={groups} "
-            f"takes {w[1]} * {groups} channels; set in_channels={x[-3]}"
+            f"groups={groups} takes {w[1]} * {groups} channels; set in_channels={x[-3]}"
         )
     if w[0] % groups:
         raise ValueError(f"{name} expects out_channels divisible by groups, got {w[0]} and groups={groups}")
@@ -386,6 +385,17 @@ def padding_of(
     return rows, rows, columns, columns
 
 
+def output_padding_of(name: str, value: Any, stride: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
+    """The rows and columns added to a transposed convolution from what the user wrote, or an error."""
+    extra = pair(name, "output_padding", value, 0)
+    if any(e >= max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
+        raise ValueError(
+            f"{name} expects output_padding smaller than stride or dilation, got output_padding {extra}, stride "
+            f"{stride} and dilation {dilation}"
+        )
+    return extra
+
+
 class _TransposePlan(NamedTuple):
     """The convolution that is transposed, the size of its input, and the rows and columns that no window reaches."""
 
@@ -420,22 +430,15 @@ def _transpose_plan(
     strides = pair(name, "stride", stride, 1)
     dilations = pair(name, "dilation", dilation, 1)
     pads = pair(name, "padding", padding, 0)
-    extra = pair(name, "output_padding", output_padding, 0)
+    extra = output_padding_of(name, output_padding, strides, dilations)
     sizes = []
     for axis in (0, 1):
-        if extra[axis] >= max(strides[axis], dilations[axis]):
-            raise ValueError(
-                f"{name} expects output_padding smaller than stride or dilation, got output_padding "
-                f"{extra}, stride "
-                f"{strides} and dilation {dilations}"
-            )
         reach = (x[axis - 2] - 1) * strides[axis] + dilations[axis] * (w[axis + 2] - 1) + 1
         sizes.append(reach - 2 * pads[axis] + extra[axis])
     if min(sizes) < 1:
         raise ValueError(
             f"{name} expects an output of at least 1 x 1, got {sizes[0]} x {sizes[1]} from input {x}, "
-            f"kernel {w[2:]} "
-            f"and padding {pads}; use less padding or more output_padding"
+            f"kernel {w[2:]} and padding {pads}; use less padding or more output_padding"
         )
     _check_sides(name, "an output", (sizes[0] + 2 * pads[0], sizes[1] + 2 * pads[1]))
     # Output padding takes back padding at the bottom and right; what exceeds it lies beyond every window.

@@ -72,9 +72,7 @@ def dim_of(op: str, dim: Any, ndim: int) -> int:
 
 
 def dims_of(op: str, dim: Any, ndim: int) -> tuple[int, ...]:
-    """The axes meant by an int, a sequence of ints, or None or () for all of them; RuntimeError for repeated
-    ones.
-    """
+    """The axes meant by an int, a sequence of ints, or None or () for all of them; RuntimeError for repeated ones."""
     if dim is None:
         return tuple(range(ndim))
     if not isinstance(dim, tuple | list):
@@ -94,9 +92,9 @@ def size_of(size: Sequence[Any], named: Any = None) -> tuple[int, ...]:
         if size:
             raise TypeError(f"sizes are given twice, as {tuple(size)} and by name as {named!r}")
         size = (named,)
-    if len(size) == 1 and isinstance(size[0], Sequence):
-        size = size[0]
     try:
+        if len(size) == 1 and isinstance(size[0], Sequence):
+            size = size[0]
         return tuple(map(index, size))
     except TypeError:
-        raise TypeError(f"sizes are ints, got {size!r}") from None
+        raise TypeError(f"sizes are ints, as in (2, 3), got {size!r}") from None

@@ -1,5 +1,4 @@
-"""Dropout: zeros at random in training (Srivastava et al. 2014). The mask is part of the graph, a constant "
-"of it."""
+"""Dropout: zeros at random in training (Srivastava et al. 2014). The mask is part of the graph, a constant of it."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from ..inplace import write
 from ..kernels import on
 from ..op import op
 from ..random import default_generator
-from .arguments import check_floats
+from .arguments import check_floats, real
 
 
 @op(aux=("mask",))
@@ -69,5 +68,4 @@ def dropout2d(input: Any, p: float = 0.5, training: bool = True, inplace: bool =
 
 def _check(name: str, input: Any, p: float) -> None:
     check_floats(name, input)
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"{name} expects a probability p in [0, 1], got {p}")
+    real(name, "a probability p", p, 0, 1)

@@ -11,7 +11,7 @@ from ..autograd import Variable
 from ..dtypes import as_dtype, bool_, float32, int64, result_type
 from ..kernels import on, silent
 from ..op import op
-from .arguments import check_floats
+from .arguments import check_floats, real
 from .dims import array_of
 
 TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
@@ -492,11 +492,13 @@ def leaky_relu(input: Any, negative_slope: float = 0.01) -> Any:
     TypeError for integers, which would round the slope to 0.
     """
     check_floats("leaky_relu", input)
+    real("leaky_relu", "negative_slope", negative_slope)
     return _leaky_relu(input, negative_slope)
 
 
 def elu(input: Any, alpha: float = 1.0) -> Any:
     """input where positive, alpha * (exp(input) - 1) elsewhere (Clevert et al. 2016, arXiv:1511.07289)."""
+    real("elu", "alpha", alpha)
     positive = gt(input, 0)
     return where(positive, input, mul(expm1(where(positive, 0.0, input)), alpha))
 
@@ -547,11 +549,15 @@ def gelu(input: Any, approximate: str = "none") -> Any:
 
     `approximate="tanh"` takes the paper's formula with tanh. Raises ValueError for another value.
     """
+    check_approximate("gelu", approximate)
     if approximate == "none":
         return _gelu(input)
-    if approximate != "tanh":
-        raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
     return _gated(input, math.sqrt(8 / math.pi), math.sqrt(8 / math.pi) * 0.044715)
+
+
+def check_approximate(name: str, approximate: Any) -> None:
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"{name} expects approximate 'none' or 'tanh', got {approximate!r}")
 
 
 def silu(input: Any) -> Any:
@@ -598,10 +604,16 @@ _softplus.vjps(input=lambda g, input: mul(g, sigmoid(input)))
 
 def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     """log(1 + exp(beta * input)) / beta, and input itself where beta * input > threshold."""
-    if beta == 1.0:
+    if check_beta("softplus", beta) == 1.0:
         return where(gt(input, threshold), input, _softplus(input))
     scaled = mul(input, beta)
     return where(gt(scaled, threshold), input, div(_softplus(scaled), beta))
+
+
+def check_beta(name: str, beta: Any) -> Any:
+    if real(name, "beta", beta) == 0:
+        raise ValueError(f"{name} expects a beta other than 0, by which it divides")
+    return beta
 
 
 def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0) -> Any:

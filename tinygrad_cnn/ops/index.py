@@ -25,8 +25,7 @@ from .elementwise import where
 
 
 def parse_key(key: Any) -> tuple[tuple[Any, ...] | None, tuple[Any, ...] | None]:
-    """A subscript in two steps: the view that ints, slices, None and ... make, and what arrays then take from
-    it.
+    """A subscript in two steps: the view that ints, slices, None and ... make, and what arrays then take from it.
 
     Either may be None. The order is PyTorch's, where x[0, :, [1, 2]] is x[0][:, [1, 2]]; to NumPy the 0 is an
     array too.
@@ -49,9 +48,7 @@ _ALL = slice(None)
 
 
 def _whole(k: Any) -> Any:
-    """What is left of an item once the view is made: all of a sliced dimension, nothing of one picked by an
-    int.
-    """
+    """What is left of an item once the view is made: all of a sliced dimension, nothing of one picked by an int."""
     if isinstance(k, np.ndarray | bool | EllipsisType):
         return k
     return _ALL if k is None or isinstance(k, slice) else None
@@ -138,9 +135,7 @@ def getitem(input: Any, key: Any) -> Any:
 
 @op
 def replaced(input: Any, value: Any, key: tuple[Any, ...]) -> Any:
-    """A copy of the input in which input[key] is the value, broadcast and cast: what `x[key] = value`
-    computes.
-    """
+    """A copy of the input in which input[key] is the value, broadcast and cast: what `x[key] = value` computes."""
     out = on(input).empty_like(input)
     np.copyto(out, input)
     out[key] = value
@@ -148,9 +143,7 @@ def replaced(input: Any, value: Any, key: tuple[Any, ...]) -> Any:
 
 
 def _picked(g: Any, shape: tuple[int, ...], key: tuple[Any, ...]) -> Any:
-    """What the value receives: g[key], but 0 for an element that a later one overwrote, summed to the value's
-    shape.
-    """
+    """What the value receives: g[key], but 0 for an element that a later one overwrote, summed to the value's shape."""
     last = np.empty(g.shape, int64)
     place = np.arange(last[key].size).reshape(last[key].shape)
     last[key] = place
@@ -357,9 +350,7 @@ def masked_select(input: Any, mask: Any) -> Any:
 
 
 def nonzero(input: Any, as_tuple: bool = False) -> Any:
-    """The indices of the elements that are not 0: (count, ndim) of int64, or one vector per dimension with
-    as_tuple.
-    """
+    """The indices of the elements that are not 0: (count, ndim) of int64, or one vector per dimension with as_tuple."""
     array = array_of("nonzero", input)
     found = np.nonzero(array.reshape(1) if not array.ndim else array)
     if as_tuple:
@@ -421,9 +412,7 @@ _embed_diagonal.vjps(g=lambda v, offset, axis1, axis2: _diagonal(v, offset, axis
 
 
 def diagonal(input: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
-    """A view of the diagonal of the matrices in dim1 and dim2, as the last dimension; offset > 0 lies above
-    it.
-    """
+    """A view of the diagonal of the matrices in dim1 and dim2, as the last dimension; offset > 0 lies above it."""
     ndim = array_of("diagonal", input).ndim
     axis1, axis2 = dim_of("diagonal", dim1, ndim), dim_of("diagonal", dim2, ndim)
     if axis1 == axis2:
@@ -443,9 +432,7 @@ class Sorted(NamedTuple):
 
 @numpy_names
 def argsort(input: Any, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
-    """The indices that would sort along dim, int64; equal elements keep their order, and NaN counts as the
-    largest.
-    """
+    """The indices that would sort along dim, int64; equal elements keep their order, and NaN counts as the largest."""
     array = array_of("argsort", input)
     axis = dim_of("argsort", dim, array.ndim)
     if array.ndim == 0:
@@ -481,8 +468,7 @@ def topk(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool =
 
 
 def one_hot(tensor: Any, num_classes: int = -1) -> Any:
-    """int64 of one more dimension: 1 at the label, 0 elsewhere; as many classes as the largest label needs,
-    or given.
+    """int64 of one more dimension: 1 at the label, 0 elsewhere; as many classes as the largest label needs, or given.
 
     Raises IndexError for a negative label or one that is not below num_classes.
     """

@@ -14,7 +14,7 @@ import numpy as np
 from ..autograd import Variable
 from ..kernels import on
 from ..op import op
-from .arguments import check_floats, check_tensors, integer
+from .arguments import check_floats, check_tensors, integer, real
 from .elementwise import _softplus
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -122,8 +122,7 @@ def cross_entropy(
     """
     name = "cross_entropy"
     check_reduction(name, reduction)
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"{name} expects label_smoothing in [0, 1], got {label_smoothing}")
+    real(name, "label_smoothing", label_smoothing, 0, 1)
     check_floats(name, input, weight)
     if isinstance(target, Variable) and target._array.dtype.kind == "f":
         return _soft_cross_entropy(input, target, weight, reduction, float(label_smoothing))
@@ -142,8 +141,7 @@ def _soft_cross_entropy(input: Any, target: Any, weight: Any, reduction: str, la
     if target.shape != input.shape:
         raise ValueError(
             f"{name} expects probabilities of the input's shape {input.shape}, got {target.shape}; class "
-            "labels must "
-            "be integers, use .long()"
+            "labels must be integers, use .long()"
         )
     dim = _class_dim(name, input, weight)
     classes = input.shape[dim]
@@ -197,8 +195,7 @@ def _check_labels(name: str, input: Any, target: Any, weight: Any, ignore_index:
     if lowest < 0 or highest >= shape[dim]:
         raise IndexError(
             f"{name} expects labels in [0, {shape[dim]}) for an input of {shape}, or "
-            f"ignore_index={ignore_index}, got "
-            f"{lowest if lowest < 0 else highest}"
+            f"ignore_index={ignore_index}, got {lowest if lowest < 0 else highest}"
         )
 
 
@@ -237,8 +234,7 @@ def _check_alike(name: str, input: Any, target: Any) -> None:
     if input._array.shape != target._array.shape:
         raise ValueError(
             f"{name} expects input and target of one shape, got {input._array.shape} and "
-            f"{target._array.shape}; "
-            "reshape one of them, as broadcasting here is nearly always a mistake"
+            f"{target._array.shape}; reshape one of them, as broadcasting here is nearly always a mistake"
         )
 
 
@@ -267,8 +263,7 @@ def smooth_l1_loss(input: Any, target: Any, *, reduction: str = "mean", beta: fl
     """d ** 2 / (2 * beta) where d = |input - target| is below beta, d - beta / 2 elsewhere; errors as in mse_loss."""
     check_reduction("smooth_l1_loss", reduction)
     _check_alike("smooth_l1_loss", input, target)
-    if beta < 0:
-        raise ValueError(f"smooth_l1_loss expects beta >= 0, got {beta}")
+    real("smooth_l1_loss", "beta", beta, 0)
     if beta == 0:
         return l1_loss(input, target, reduction=reduction)
     d = (input - target).abs()

@@ -20,7 +20,7 @@ import numpy as np
 from ..inplace import check_writable
 from ..kernels import on
 from ..op import op
-from .arguments import check_floats
+from .arguments import check_floats, real
 from .elementwise import _relu_grad
 
 
@@ -170,8 +170,7 @@ def batch_norm_or_relu(
         input._array.shape,
         *(None if x is None else x._array.shape for x in (running_mean, running_var, weight, bias)),
     )
-    if eps < 0:
-        raise ValueError(f"batch_norm expects eps >= 0, got {eps}")
+    real("batch_norm", "eps", eps, 0)
     if training:
         return _train(input, running_mean, running_var, weight, bias, momentum, float(eps), relu)
     if running_mean is None or running_var is None:
@@ -190,8 +189,7 @@ def _train(
     if input._array.size // shape[1] < 2:
         raise ValueError(
             f"batch_norm expects more than one value per channel when training, got an input of {shape}; "
-            "use a larger "
-            "batch, or eval()"
+            "use a larger batch, or eval()"
         )
     if (running_mean is None) != (running_var is None):
         raise ValueError("batch_norm expects both running_mean and running_var, or neither")
@@ -220,8 +218,7 @@ def _check_channels(x: tuple[int, ...], *others: tuple[int, ...] | None) -> None
         if shape is not None and shape != (x[1],):
             raise ValueError(
                 f"batch_norm expects {math.prod(shape)} channels, as its {name} of {shape} has, got an "
-                f"input of {x}: "
-                f"it has {x[1]}; set num_features={x[1]}"
+                f"input of {x}: it has {x[1]}; set num_features={x[1]}"
             )
 
 
@@ -263,10 +260,7 @@ def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any 
     for name, x in (("weight", weight), ("bias", bias)):
         if x is not None and x._array.shape != features:
             raise ValueError(f"layer_norm expects a {name} of normalized_shape {features}, got {x._array.shape}")
-    if 0 in features:
-        raise ValueError(f"layer_norm expects at least one feature, got normalized_shape {features}")
-    if eps < 0:
-        raise ValueError(f"layer_norm expects eps >= 0, got {eps}")
+    real("layer_norm", "eps", eps, 0)
     if len(features) > 1:
         weight, bias = (None if x is None else x.reshape(-1) for x in (weight, bias))
     rows = input if len(shape) == 2 and len(features) == 1 else input.reshape(-1, math.prod(features))
@@ -275,9 +269,12 @@ def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any 
 
 
 def features_of(normalized_shape: Any) -> tuple[int, ...]:
-    """normalized_shape as a tuple of ints; TypeError for other things."""
+    """normalized_shape as a tuple of ints; TypeError for other things, ValueError for sizes below 1."""
     sizes = normalized_shape if isinstance(normalized_shape, tuple | list) else (normalized_shape,)
     try:
-        return tuple(index(n) for n in sizes)
+        features = tuple(index(n) for n in sizes)
     except TypeError:
         raise TypeError(f"layer_norm expects ints as normalized_shape, got {normalized_shape!r}") from None
+    if any(n < 1 for n in features):
+        raise ValueError(f"layer_norm expects at least one feature, got normalized_shape {features}")
+    return features

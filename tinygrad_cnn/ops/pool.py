@@ -188,8 +188,7 @@ def avg_pool2d(
         1,
         bool(ceil_mode),
     )
-    if divisor_override is not None:
-        divisor_override = integer(name, "divisor_override", divisor_override, 1)
+    divisor_override = divisor_of(name, divisor_override)
     single = input._array.ndim == 3
     out = _avg_pool2d(
         input.unsqueeze(0) if single else input,
@@ -234,10 +233,7 @@ def adaptive_avg_pool2d(input: Any, output_size: Any) -> Any:
     _check_image(name, shape)
     if 0 in shape[-2:]:
         raise ValueError(f"{name} expects an image of at least 1 x 1, got {shape}")
-    sizes = hashable(output_size)
-    sizes = sizes if isinstance(sizes, tuple) else (sizes, sizes)
-    sizes = tuple(shape[i - 2] if size is None else size for i, size in enumerate(sizes))
-    out_hw = pair(name, "output_size", sizes, 1)
+    out_hw = output_hw_of(name, output_size, shape[-2:])
     if len(shape) == 3:
         return _adaptive_avg_pool2d(input.unsqueeze(0), out_hw=out_hw).squeeze(0)
     return _adaptive_avg_pool2d(input, out_hw=out_hw)
@@ -246,20 +242,43 @@ def adaptive_avg_pool2d(input: Any, output_size: Any) -> Any:
 # -------------------------------------------------------------------------------------------------- arguments
 
 
+def divisor_of(name: str, divisor: Any) -> int | None:
+    """divisor_override from what the user wrote, or an error."""
+    return None if divisor is None else integer(name, "divisor_override", divisor, 1)
+
+
+def output_hw_of(name: str, output_size: Any, image_hw: tuple[int, ...] = (1, 1)) -> tuple[int, int]:
+    """The output size of an adaptive pool from what the user wrote, or an error."""
+    sizes = hashable(output_size)
+    sizes = sizes if isinstance(sizes, tuple) else (sizes, sizes)
+    return pair(name, "output_size", tuple(image_hw[i % 2] if n is None else n for i, n in enumerate(sizes)), 1)
+
+
 @lru_cache(4096, typed=True)
 def _plan(
     name: str, x: tuple[int, ...], kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
 ) -> tuple[Window, tuple[int, int]]:
     """The windows and the output size of a pool, or an error."""
     _check_image(name, x)
-    kernels = pair(name, "kernel_size", kernel, 1)
-    window = Window(
+    window = window_of(name, kernel, stride, padding, dilation)
+    return window, _output_hw(name, x, window, ceil_mode)
+
+
+def window_of(name: str, kernel: Any, stride: Any, padding: Any, dilation: Any = 1) -> Window:
+    """The windows from what the user wrote; TypeError or ValueError, also where PyTorch would refuse the padding."""
+    kernels = pair(name, "kernel_size", hashable(kernel), 1)
+    stride = hashable(stride)
+    pads = pair(name, "padding", hashable(padding), 0)
+    if any(p > k // 2 for p, k in zip(pads, kernels, strict=True)):
+        raise ValueError(
+            f"{name} expects padding of at most half of kernel_size {kernels}, got {pads}; use pad() for more"
+        )
+    return Window(
         kernels,
         kernels if stride is None or stride == () else pair(name, "stride", stride, 1),
-        pair(name, "padding", padding, 0),
-        pair(name, "dilation", dilation, 1),
+        pads,
+        pair(name, "dilation", hashable(dilation), 1),
     )
-    return window, _output_hw(name, x, window, ceil_mode)
 
 
 def _check_image(name: str, x: tuple[int, ...]) -> None:
@@ -269,16 +288,10 @@ def _check_image(name: str, x: tuple[int, ...]) -> None:
 
 
 def _output_hw(name: str, x: tuple[int, ...], window: Window, ceil_mode: bool) -> tuple[int, int]:
-    """How many windows there are; ValueError when there are none, or PyTorch would refuse the padding."""
+    """How many windows there are; ValueError when there are none."""
     sizes = []
     for size, kernel, stride, padding, dilation in zip(x[-2:], *window, strict=True):
         span = dilation * (kernel - 1) + 1
-        if padding > kernel // 2:
-            raise ValueError(
-                f"{name} expects padding of at most half of kernel_size {window.kernel}, got "
-                f"{window.padding}; "
-                "use pad() for more"
-            )
         room = size + 2 * padding - span
         count = -(-room // stride) + 1 if ceil_mode else room // stride + 1
         if ceil_mode and (count - 1) * stride >= size + padding:
@@ -286,8 +299,7 @@ def _output_hw(name: str, x: tuple[int, ...], window: Window, ceil_mode: bool) -
         sizes.append(count)
     if min(sizes) < 1:
         raise ValueError(
-            f"{name}: a window of {window.kernel} with dilation {window.dilation} does not fit the input "
-            f"{x} with "
-            f"padding {window.padding}; use a smaller kernel_size or more padding"
+            f"{name}: a window of {window.kernel} with dilation {window.dilation} does not fit the input {x} "
+            f"with padding {window.padding}; use a smaller kernel_size or more padding"
         )
     return sizes[0], sizes[1]

@@ -41,8 +41,7 @@ _spread.vjps(g=lambda v, axes, keepdim: _sum(v, axes=axes, keepdim=keepdim))
 
 @numpy_names
 def sum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    """The sum over dim, an int or several, or over everything; 0 of nothing. Integers and bools add up to
-    int64.
+    """The sum over dim, an int or several, or over everything; 0 of nothing. Integers and bools add up to int64.
 
     >>> import tinygrad_cnn as tg
     >>> tg.ones(2, 3).sum(dim=1)
@@ -154,8 +153,7 @@ def var(
     *,
     correction: float | None = None,
 ) -> Any:
-    """The sum of squared deviations from the mean over (n - correction); correction is 1, or 0 for
-    unbiased=False.
+    """The sum of squared deviations from the mean over (n - correction); correction is 1, or 0 for unbiased=False.
 
     NaN for a single element with correction 1. RuntimeError for integers.
     """
@@ -185,8 +183,7 @@ def _prod(input: Any, axis: int) -> Any:
 
 
 def _others(x: Any, axis: int) -> Any:
-    """For each element the product of all others along the axis, by products of pairs: right for any number
-    of zeros.
+    """For each element the product of all others along the axis, by products of pairs: right for any number of zeros.
 
     With pairs (a, b) and the products O of all other pairs, a receives O*b and b receives O*a.
     """
@@ -288,17 +285,13 @@ def _arg(op: str, pick: Any, input: Any, dim: Any, keepdim: bool) -> Any:
 
 @numpy_names
 def argmax(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The index, int64, of the first largest element along dim, or in the flattened tensor; NaN is the
-    largest.
-    """
+    """The index, int64, of the first largest element along dim, or in the flattened tensor; NaN is the largest."""
     return _arg("argmax", np.argmax, input, dim, keepdim)
 
 
 @numpy_names
 def argmin(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The index, int64, of the first smallest element along dim, or in the flattened tensor; NaN is the
-    smallest.
-    """
+    """The index, int64, of the first smallest element along dim, or in the flattened tensor; NaN is the smallest."""
     return _arg("argmin", np.argmin, input, dim, keepdim)
 
 
@@ -456,9 +449,7 @@ _log_softmax.vjps(input=lambda g, out, axis: sub(g, mul(exp(out), _sum(g, axes=(
 
 @numpy_names
 def softmax(input: Any, dim: int, dtype: Any = None) -> Any:
-    """exp(input) over its sum along dim, without overflow; NaN for nothing but -inf. RuntimeError for
-    integers.
-    """
+    """exp(input) over its sum along dim, without overflow; NaN for nothing but -inf. RuntimeError for integers."""
     return _normalised("softmax", _softmax, input, dim, dtype)
 
 

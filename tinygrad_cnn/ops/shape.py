@@ -76,8 +76,7 @@ def _complete(op: str, shape: tuple[int, ...], size: int) -> tuple[int, ...]:
 
 
 def reshape(input: Any, *sizes: Any, shape: Any = None) -> Any:
-    """The same elements in row-major order in another shape, one size of which may be -1: a view where
-    possible.
+    """The same elements in row-major order in another shape, one size of which may be -1: a view where possible.
 
     Raises RuntimeError when the number of elements differs.
     """
@@ -212,9 +211,7 @@ _expand.vjps(input=lambda g, input_shape: sum_to_size(g, input_shape))
 
 
 def expand(input: Any, *sizes: Any, size: Any = None) -> Any:
-    """A view in which dimensions of size 1 repeat, and new ones come first; -1 keeps a size. RuntimeError
-    otherwise.
-    """
+    """A view in which dimensions of size 1 repeat, and new ones come first; -1 keeps a size. RuntimeError otherwise."""
     shape = array_of("expand", input).shape
     wanted = size_of(sizes, size)
     new = len(wanted) - len(shape)
@@ -477,8 +474,7 @@ _pad.vjps(
 
 
 def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
-    """The input with elements added at both ends of its last dimensions, or taken away where a number is
-    negative.
+    """The input with elements added at both ends of its last dimensions, or taken away where a number is negative.
 
     `pad` is (before, after) of the last dimension, then of the one before it, and so on. Modes: "constant"
     (value, 0 by default), "reflect" (mirrored at the edge element; less than the size), "replicate" (the edge

@@ -1,6 +1,4 @@
-"""Property-test the gradients of your own ops: the checks are here, hypothesis strategies in
-`testing.strategies`.
-"""
+"""Property-test the gradients of your own ops: the checks are here, hypothesis strategies in `testing.strategies`."""
 
 from .backends import check_backends as check_backends
 from .compiles import assert_max_compiles as assert_max_compiles

@@ -63,8 +63,7 @@ def check_backends(
     seed: int = 0,
     raise_exception: bool = True,
 ) -> GradReport:
-    """Check that fn's outputs and gradients are the same on every backend: "reference", "serial" and
-    "parallel".
+    """Check that fn's outputs and gradients are the same on every backend: "reference", "serial" and "parallel".
 
     The parallel kernels must agree with the serial ones bit for bit, and with the reference up to the order
     of sums; bit for bit too where all results are whole numbers (draw the inputs from

@@ -212,8 +212,7 @@ class Check:
         grads: list[np.ndarray],
         probes: list[tuple[_Verdict, Place]],
     ) -> tuple[_Verdict, Place] | None:
-        """Halve the direction until elements at kinks stand alone; the first that is wrong by itself, or
-        None.
+        """Halve the direction until elements at kinks stand alone; the first that is wrong by itself, or None.
 
         Kinks of several elements in one output can cancel, so that only a single element's verdict counts.
         """
@@ -397,9 +396,7 @@ class Check:
         raise AssertionError(j)
 
     def _compare_single(self) -> GradReport | None:
-        """The gradients in the dtype of the given inputs against those of float64, never against
-        differences.
-        """
+        """The gradients in the dtype of the given inputs against those of float64, never against differences."""
         assert self.single is not None
         rtol, atol = self.single
         cotangents = self.cotangents(0)

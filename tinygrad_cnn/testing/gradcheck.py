@@ -89,8 +89,7 @@ def gradgradcheck(
     invariants: bool = False,
     raise_exception: bool = True,
 ) -> GradReport:
-    """Check the second gradient of fn: `gradcheck` of (x, v) -> vjp(x, v), the vector-Jacobian product
-    itself.
+    """Check the second gradient of fn: `gradcheck` of (x, v) -> vjp(x, v), the vector-Jacobian product itself.
 
     `grad_outputs` are the cotangents v, one Tensor per output that has a gradient; random ones when left
     out. The numeric side differentiates the first-order backward as training runs it, the analytic side
@@ -146,8 +145,7 @@ def gradgradcheck(
 def adjoint_check(
     fn: Callable[..., Any], x: Any, *, wrt: int = 0, seed: int = 0, raise_exception: bool = True
 ) -> GradReport:
-    """Check that backward is the adjoint of a linear fn: <A u, y> == <u, A^T y> for random u and y, in any
-    dtype.
+    """Check that backward is the adjoint of a linear fn: <A u, y> == <u, A^T y> for random u and y, in any dtype.
 
     `x` holds all inputs; fn is linear (or affine) in input `wrt` and has one output. No differences are
     taken, so the test is as sharp as the arithmetic. Raises GradcheckError when the sides differ or fn is

@@ -19,9 +19,7 @@ from .report import GradcheckError, GradReport
 
 @dataclasses.dataclass(frozen=True)
 class ModuleReport:
-    """One `GradReport` per parameter and floating-point input, by name; true when all passed, prints as a
-    table.
-    """
+    """One `GradReport` per parameter and floating-point input, by name; true when all passed, prints as a table."""
 
     rows: dict[str, GradReport]
     shapes: dict[str, tuple[int, ...]]
@@ -78,9 +76,7 @@ def check_module(
 def _as_function(
     module: Module, inputs: tuple[Any, ...], loss: Callable[[Any], Any] | None
 ) -> tuple[Callable[..., Any], list[Any], dict[int, str]]:
-    """A pure function of the parameters and the inputs, their values in float64, and the names of the float
-    ones.
-    """
+    """A pure function of the parameters and the inputs, their values in float64, and the names of the float ones."""
     model = copy.deepcopy(module).double()
     parameters = dict(model.named_parameters())
     state = random.get_rng_state()

@@ -100,9 +100,7 @@ def _imported(thing: Any, imports: set[str]) -> str | None:
 
 
 def _source(fn: Callable[..., Any], imports: set[str]) -> str | None:
-    """The function's text, with the modules, functions and plain values that it refers to; None if one is
-    neither.
-    """
+    """The function's text, with the modules, functions and plain values that it refers to; None if one is neither."""
     try:
         text = textwrap.dedent(inspect.getsource(fn))
     except (OSError, TypeError):

@@ -61,9 +61,7 @@ def matmul_operands(draw: st.DrawFn, *, min_side: int = 1, max_side: int = 5) ->
 
 
 def layouts(array: np.ndarray) -> st.SearchStrategy[np.ndarray]:
-    """The array's numbers in any memory layout: C, F, transposed, strided, reversed, read-only,
-    channels-last ...
-    """
+    """The array's numbers in any memory layout: C, F, transposed, strided, reversed, read-only, channels-last ..."""
     return st.sampled_from(sorted(memory.LAYOUTS, key=_simplest_first)).map(lambda name: memory.LAYOUTS[name](array))
 
 
@@ -83,8 +81,7 @@ def arrays(
     bulk: int = BULK,
     layout: str = "any",
 ) -> np.ndarray:
-    """Arrays of multiples of 2**-m in [low, high], m <= bits (0 for integer dtypes): they add without
-    rounding.
+    """Arrays of multiples of 2**-m in [low, high], m <= bits (0 for integer dtypes): they add without rounding.
 
     Floats shrink to 1 where it is in range: zeros would hide from the shrinker what a smaller shape keeps.
     `layout` is "any" or the name of one of `testing.layouts.LAYOUTS`.
@@ -157,9 +154,7 @@ def labels(n: int, classes: int) -> st.SearchStrategy[np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class ConvConfig:
-    """A convolution of legal sizes. Per spatial dimension: kernel, stride, dilation, padding (before,
-    after).
-    """
+    """A convolution of legal sizes. Per spatial dimension: kernel, stride, dilation, padding (before, after)."""
 
     batch: int
     channels: int
@@ -211,8 +206,7 @@ def conv_configs(
     max_output: int = 4,
     max_batch: int = 2,
 ) -> ConvConfig:
-    """Convolutions whose windows need not tile the input: drawn from the output size backwards, so all are
-    legal.
+    """Convolutions whose windows need not tile the input: drawn from the output size backwards, so all are legal.
 
     In each dimension output size o >= 1 and remainder r < stride give an input of (o-1)*s + (k-1)*d + 1 -
     pads + r.
@@ -262,9 +256,7 @@ def _conv_dim(
 
 
 def _most_padding(room: int, mode: str, other: int = 0) -> int:
-    """How much of `room` cells may be padding: one cell stays, and reflection needs more cells than it
-    pads.
-    """
+    """How much of `room` cells may be padding: one cell stays, and reflection needs more cells than it pads."""
     if mode == "reflect":
         return max((room - 1) // 2 - other, 0)
     if mode == "circular":
@@ -310,9 +302,7 @@ def pool_configs(
     max_stride: int = 3,
     max_output: int = 3,
 ) -> PoolConfig:
-    """Pools whose windows overlap, leave gaps and need not tile the input; `kind` is "max", "avg" or
-    "adaptive".
-    """
+    """Pools whose windows overlap, leave gaps and need not tile the input; `kind` is "max", "avg" or "adaptive"."""
     lead = draw(st.integers(1, 2)), draw(st.integers(1, 3))
     if kind == "adaptive":
         size = tuple(draw(st.integers(1, 7)) for _ in range(ndim))
