@@ -194,7 +194,7 @@ def test_layout_helpers(shape: tuple[int, ...], data: st.DataObject) -> None:
         np.testing.assert_array_equal(memory.nchw(memory.nhwc(x)), x)
 
 
-@pytest.mark.parametrize("shape", [(3, 40, 24, 24), (2, 35, 37, 53), (70, 32, 8, 8), (40, 6, 40, 40)])
+@pytest.mark.parametrize("shape", [(3, 40, 24, 24), (2, 35, 37, 53), (70, 32, 8, 8), (40, 6, 40, 40), (40, 3, 43, 40)])
 def test_large_copies_between_the_orders(shape: tuple[int, ...]) -> None:
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     last = naive.laid_out(x, "channels_last")
