@@ -77,7 +77,7 @@ def _array_of(data: Any, dtype: Any) -> np.ndarray:
     if isinstance(data, np.ndarray | np.generic):
         return _supported(np.asarray(data), dtype)
     try:
-        array = np.asarray(_values(data))
+        array = _asarray(data)
     except ValueError as error:
         if "inhomogeneous" not in str(error):
             raise
@@ -91,11 +91,18 @@ def _array_of(data: Any, dtype: Any) -> np.ndarray:
     return _supported(array, dtype)
 
 
+def _asarray(data: Any) -> np.ndarray:
+    try:
+        return np.asarray(data)
+    except RuntimeError:  # a tensor that requires grad is no array; here its values count
+        return np.asarray(_values(data))  # not for all: 140 ms more for a million numbers, ten times as long
+
+
 def _values(data: Any) -> Any:
-    """Nested lists with the arrays of their tensors, whether or not these require grad."""
-    if isinstance(data, list | tuple):
-        return [_values(x) if isinstance(x, list | tuple | Tensor) else x for x in data]
-    return data._array if isinstance(data, Tensor) else data
+    """Nested lists with the arrays of their tensors."""
+    if isinstance(data, Tensor):
+        return data._array
+    return [_values(x) for x in data] if isinstance(data, list | tuple) else data
 
 
 def _first(data: Any) -> Any:

@@ -115,6 +115,10 @@ def test_the_dicts_of_what_is_inside_write_through() -> None:
     del net._parameters["missing"]
     assert net.extra is tanh and not hasattr(net, "steps") and not hasattr(net, "missing")
     assert list(net._modules) == ["block", "norm", "extra"] and net._modules["extra"] is tanh
+    assert list(net._parameters | net._buffers) == ["scale", *net._buffers]
+    for copied in (net._modules.copy(), copy.copy(net._modules), dict(net._modules), net._modules | {}):
+        copied.clear()
+    assert len(net._modules) == 3
     for held in (net._modules, net._parameters, net._buffers):
         with pytest.raises(TypeError, match="got int"):
             held["x"] = 3

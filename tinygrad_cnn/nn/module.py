@@ -83,6 +83,15 @@ class _Held(UserDict[str, Any]):
         del self.data[name]
         delattr(self._module, name)
 
+    def __or__(self, other: Any) -> Any:
+        return self.data | dict(other)
+
+    def copy(self) -> Any:
+        """A dict of its own, whose changes are not the module's."""
+        return dict(self.data)
+
+    __copy__ = copy
+
 
 class Module:
     """The base of all layers and networks.
