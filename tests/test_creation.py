@@ -143,7 +143,7 @@ def test_a_read_only_array_stays_so() -> None:
         (lambda: tg.from_numpy(np.ones(2, ">f4")), TypeError, ">f4"),
         (lambda: tg.from_numpy([1.0]), TypeError, "list"),
         (lambda: tg.zeros(-1), ValueError, "-1"),
-        (lambda: tg.zeros(2.5), TypeError, r"sizes are ints, got \(2.5,\)"),
+        (lambda: tg.zeros(2.5), TypeError, r"sizes are ints, as in \(2, 3\), got \(2.5,\)"),
         (lambda: tg.zeros("a"), TypeError, "sizes are ints"),
         (lambda: tg.tensor([300, 1], dtype=tg.uint8), RuntimeError, "uint8 cannot hold all of 1 to 300"),
         (lambda: tg.tensor(np.array([-1]), dtype=tg.uint8), RuntimeError, "uint8 cannot hold"),
