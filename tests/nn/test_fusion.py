@@ -150,7 +150,9 @@ CHANGES: dict[str, Callable[[Any, Any], object]] = {
     "data": lambda conv, norm: setattr(conv.weight, "data", tg.ones(*conv.weight.shape)),
     "another parameter": lambda conv, norm: setattr(conv, "weight", nn.Parameter(tg.ones(*conv.weight.shape))),
     "no bias": lambda conv, norm: setattr(conv, "bias", None),
-    "loaded": lambda conv, norm: conv.load_state_dict(nn.Conv2d(conv.in_channels, conv.out_channels, 3).state_dict()),
+    "loaded": lambda conv, norm: conv.load_state_dict(
+        nn.Conv2d(conv.in_channels, conv.out_channels, 3, bias=conv.bias is not None).state_dict()
+    ),
 }
 
 
