@@ -74,6 +74,7 @@ from .ops import bmm as bmm
 from .ops import broadcast_to as broadcast_to
 from .ops import cat as cat
 from .ops import cat as concat
+from .ops import ceil as ceil
 from .ops import chunk as chunk
 from .ops import clamp as clamp
 from .ops import clamp as clip
@@ -92,6 +93,7 @@ from .ops import exp as exp
 from .ops import expm1 as expm1
 from .ops import flatten as flatten
 from .ops import flip as flip
+from .ops import floor as floor
 from .ops import floor_divide as floor_divide
 from .ops import gather as gather
 from .ops import ge as ge
@@ -137,6 +139,7 @@ from .ops import relu as relu
 from .ops import remainder as remainder
 from .ops import reshape as reshape
 from .ops import roll as roll
+from .ops import round as round
 from .ops import rsqrt as rsqrt
 from .ops import scatter_add as scatter_add
 from .ops import select as select

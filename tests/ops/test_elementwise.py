@@ -170,7 +170,18 @@ def test_functions_of_integers_are_float32(fn: Any) -> None:
 def test_integers_stay_integers_where_they_can() -> None:
     """abs, neg, relu, clamp, sign, square and integer powers keep the dtype; a float limit lifts it."""
     x = tg.tensor([-2, 3], dtype=tg.int32)
-    for fn in (abs, operator.neg, tg.relu, tg.sign, tg.square, lambda x: x.clamp(0, 2), lambda x: x**2):
+    for fn in (
+        abs,
+        operator.neg,
+        tg.relu,
+        tg.sign,
+        tg.floor,
+        tg.ceil,
+        tg.round,
+        tg.square,
+        lambda x: x.clamp(0, 2),
+        lambda x: x**2,
+    ):
         assert fn(x).dtype == tg.int32
     assert x.clamp(0.5).dtype == tg.float32
     assert (x // 2).tolist() == [-1, 1]
@@ -204,6 +215,16 @@ def test_casts_have_gradients() -> None:
     assert x.grad.tolist() == [3, 3]
     assert tg.tensor([1.7, -1.7]).long().tolist() == [1, -1]
     assert tg.tensor([0.0, 2.0]).bool().tolist() == [False, True]
+
+
+def test_rounding() -> None:
+    """Of two nearest numbers the even one, at a given decimal too; the gradient is 0 and not inf * 0."""
+    x = tg.tensor([0.5, 1.5, -2.5, -0.25], dtype=tg.float64, requires_grad=True)
+    assert x.round().tolist() == [0.0, 2.0, -2.0, -0.0] and tg.round(x, decimals=1).tolist() == [0.5, 1.5, -2.5, -0.2]
+    assert x.floor().tolist() == [0.0, 1.0, -3.0, -1.0] and x.ceil().tolist() == [1.0, 2.0, -2.0, -0.0]
+    for fn in (tg.floor, tg.ceil, tg.round):
+        (g,) = tg.autograd.grad(fn(x), x, tg.tensor([math.inf] * 4, dtype=tg.float64))
+        assert g.tolist() == [0.0] * 4
 
 
 # ----------------------------------------------------------------------------------------------------- bad input

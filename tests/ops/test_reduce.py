@@ -298,3 +298,15 @@ def test_numpys_names_of_dim_and_keepdim(name: str) -> None:
     assert str(fn(x, axis=-2, **others)) == str(fn(x, dim=-2, **plain))
     with pytest.raises(TypeError, match=rf"^{name}.*axis"):
         fn(x, dim=0, axis=0, **others)
+
+
+@pytest.mark.parametrize(("p", "dim"), [(2.0, 1), (1, 0), (2, (0, 1)), (3.0, -1)])
+def test_normalize(p: float, dim: Any) -> None:
+    """Every vector has the p-norm 1; a vector of zeros stays one, and has PyTorch's gradient, 1 / eps."""
+    normalize = tg.nn.functional.normalize
+    x = np.random.default_rng(0).normal(size=(2, 3))
+    expected = lambda x: x / (np.abs(x) ** p).sum(dim, keepdims=True) ** (1 / p)
+    agree(lambda x: normalize(x, p, dim), expected, x)
+    zero = tg.zeros(1, 3, requires_grad=True)
+    normalize(zero, eps=0.125).sum().backward()
+    assert zero.grad is not None and zero.grad.tolist() == [[8.0, 8.0, 8.0]]

@@ -31,6 +31,11 @@ def sigmoid(x: np.ndarray) -> Any:
     return 1 / (1 + np.exp(-x))
 
 
+def off_integers(x: np.ndarray) -> Any:
+    """Values at least 0.1 from integers and halves, where a step changes nothing."""
+    return np.round(2 * x) / 2 + 0.25
+
+
 @st.composite
 def operands(d: st.DrawFn, *domains: Domain, params: tuple[Any, ...] = (), broadcast: bool = True) -> list[Any]:
     """An array per domain, broadcasting; no two of all their values are equal, so that no step crosses a = b."""
@@ -59,7 +64,7 @@ def binary(
     name: str, op: Any, ref: Any, degree: int | None = None, domains: Any = (same, same), broadcast: bool = True
 ) -> OpRecord:
     """An op of two tensors that broadcast."""
-    errors = [([np.ones(2), np.ones(3)], ValueError, "(2,) (3,)")]
+    errors = [([np.ones(2), np.ones(3)], RuntimeError, "(2,) and (3,)")]
     return OpRecord(name, op, ref, operands(*domains, broadcast=broadcast), errors, degree)
 
 
@@ -80,6 +85,9 @@ RECORDS = [
     unary("neg", tg.neg, np.negative, degree=1),
     unary("abs", tg.abs, np.abs),
     unary("sign", tg.sign, np.sign),
+    unary("floor", tg.floor, np.floor, off_integers),
+    unary("ceil", tg.ceil, np.ceil, off_integers),
+    unary("round", tg.round, np.round, off_integers),
     unary("square", tg.square, np.square, degree=2),
     unary("exp", tg.exp, np.exp),
     unary("expm1", tg.expm1, np.expm1),
@@ -136,7 +144,7 @@ RECORDS = [
     ),
     OpRecord(
         "copy_", lambda x, y: x.clone().copy_(y), lambda x, y: y, operands(same, same, broadcast=False),
-        [([np.ones(2), np.ones(3)], ValueError, "(3,)")], 1,
+        [([np.ones(2), np.ones(3)], RuntimeError, "(3,)")], 1,
     ),
     unary("fill_", lambda x, c: x.clone().fill_(c), lambda x, c: np.full(x.shape, float(c)), degree=1, params=(3,)),
     unary("zero_", lambda x: x.clone().zero_(), np.zeros_like, degree=1),

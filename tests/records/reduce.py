@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 import tinygrad_cnn as tg
+from tinygrad_cnn.nn import functional as F
 from tinygrad_cnn.testing import OpRecord
 from tinygrad_cnn.testing import strategies as draw
 
@@ -102,6 +103,12 @@ def sum_to_size(x: np.ndarray, *small: int) -> Any:
     return x.sum((*range(lead), *(i + lead for i, n in enumerate(small) if n == 1))).reshape(small)
 
 
+def normalized_squares(x: np.ndarray, axis: int) -> Any:
+    """Of 1 + x ** 2, far from the vector 0, where the direction is anything."""
+    y = x * x + 1
+    return y / np.sqrt((y * y).sum(axis, keepdims=True))
+
+
 OUT_OF_RANGE = [([np.ones((2, 3)), 2], IndexError, "dim 2")]
 
 RECORDS = [
@@ -127,6 +134,9 @@ RECORDS = [
     reduction("logsumexp", tg.logsumexp, logsumexp, least=1, whole=False),
     OpRecord("softmax", tg.softmax, lambda x, a: np.exp(x) / np.exp(x).sum(a, keepdims=True), along(), OUT_OF_RANGE),
     OpRecord("log_softmax", tg.log_softmax, log_softmax, along(), OUT_OF_RANGE),
+    OpRecord(
+        "normalize", lambda x, axis: F.normalize(x.square() + 1, dim=axis), normalized_squares, along(), OUT_OF_RANGE
+    ),
     OpRecord("cumsum", tg.cumsum, np.cumsum, along(), OUT_OF_RANGE, 1),
     OpRecord(
         "sum_to_size", tg.Tensor.sum_to_size, sum_to_size, summed(),

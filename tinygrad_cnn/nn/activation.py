@@ -1,4 +1,11 @@
-"""Activations as modules; what they compute is in `nn.functional`."""
+"""Activations as modules: a floating input of any shape, a result of that shape and dtype.
+
+`inplace=True` overwrites the input. Numbers are checked when the module is made: TypeError or ValueError.
+
+>>> import tinygrad_cnn as tg
+>>> tg.nn.LeakyReLU(0.5)(tg.tensor([-2.0, 3.0]))
+tensor([-1.,  3.])
+"""
 
 from __future__ import annotations
 
@@ -73,7 +80,7 @@ class LeakyReLU(_Inplace):
 
 
 class ELU(_Inplace):
-    """input where positive, alpha * (exp(input) - 1) elsewhere."""
+    """input where positive, alpha * (exp(input) - 1) elsewhere; with alpha 1 its derivative has no jump."""
 
     shown = ("alpha",)
 
@@ -117,7 +124,7 @@ class GELU(Module):
 
 
 class Softplus(Module):
-    """log(1 + exp(beta * input)) / beta, and input itself where beta * input > threshold."""
+    """log(1 + exp(beta * input)) / beta, and input itself where beta * input > threshold. ValueError for beta 0."""
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
         super().__init__()
@@ -143,14 +150,21 @@ class _AlongDim(Module):
 
 
 class Softmax(_AlongDim):
-    """exp(input) divided by its sum along dim."""
+    """exp(input) divided by its sum along dim, of input's shape; IndexError for a dim that input has not.
+
+    CrossEntropyLoss wants logits, not these.
+
+    >>> import tinygrad_cnn as tg
+    >>> tg.nn.Softmax(dim=1)(tg.tensor([[0.0, 0.0], [9.0, 9.0]])).tolist()
+    [[0.5, 0.5], [0.5, 0.5]]
+    """
 
     def forward(self, input: Any) -> Any:
         return F.softmax(input, self.dim)
 
 
 class LogSoftmax(_AlongDim):
-    """The logarithm of softmax along dim."""
+    """The logarithm of softmax along dim, accurate where softmax is near 0; what NLLLoss takes."""
 
     def forward(self, input: Any) -> Any:
         return F.log_softmax(input, self.dim)

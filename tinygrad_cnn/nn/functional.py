@@ -29,32 +29,36 @@ from ..ops.pool import adaptive_avg_pool2d as adaptive_avg_pool2d
 from ..ops.pool import avg_pool2d as avg_pool2d
 from ..ops.pool import max_pool2d as max_pool2d
 from ..ops.reduce import log_softmax as log_softmax
+from ..ops.reduce import normalize as normalize
 from ..ops.reduce import softmax as softmax
 from ..ops.shape import pad as pad
 
 
-def leaky_relu(input: Any, negative_slope: float = 0.01, inplace: bool = False) -> Any:
-    """input where positive, negative_slope * input elsewhere; the gradient at 0 is negative_slope."""
-    out = ops.leaky_relu(input, negative_slope)
+def _into(input: Any, out: Any, inplace: bool) -> Any:
     return write(input, out) if inplace else out
+
+
+def leaky_relu(input: Any, negative_slope: float = 0.01, inplace: bool = False) -> Any:
+    """input where positive, negative_slope * input elsewhere; the gradient at 0 is negative_slope.
+
+    TypeError for integers, which would round the slope to 0.
+    """
+    return _into(input, ops.leaky_relu(input, negative_slope), inplace)
 
 
 def elu(input: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
     """input where positive, alpha * (exp(input) - 1) elsewhere (Clevert et al. 2016, arXiv:1511.07289)."""
-    out = ops.elu(input, alpha)
-    return write(input, out) if inplace else out
+    return _into(input, ops.elu(input, alpha), inplace)
 
 
 def silu(input: Any, inplace: bool = False) -> Any:
     """input * sigmoid(input)."""
-    out = ops.silu(input)
-    return write(input, out) if inplace else out
+    return _into(input, ops.silu(input), inplace)
 
 
 def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Any:
     """input limited to [min_val, max_val]; the gradient on the limits is 0."""
-    out = ops.hardtanh(input, min_val, max_val)
-    return write(input, out) if inplace else out
+    return _into(input, ops.hardtanh(input, min_val, max_val), inplace)
 
 
 def relu6(input: Any, inplace: bool = False) -> Any:

@@ -1,4 +1,9 @@
-"""Losses as modules; arguments, shapes and errors as in the functions."""
+"""Losses as modules: what the functions compute, with the numbers given once.
+
+Each takes (input, target) and a keyword reduction: "mean" (the default) and "sum" return a number, "none" the losses
+of the elements or items. Arguments are checked when the module is made, shapes and dtypes when it is called: ValueError
+and TypeError, as the functions have them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +28,12 @@ class _Loss(Module):
 
 
 class MSELoss(_Loss):
-    """The mean of (input - target) ** 2."""
+    """The mean of (input - target) ** 2; input and target of one shape.
+
+    >>> import tinygrad_cnn as tg
+    >>> tg.nn.MSELoss()(tg.tensor([1.0, 2.0]), tg.tensor([0.0, 0.0]))
+    tensor(2.5000)
+    """
 
     def __init__(self, *, reduction: str = "mean") -> None:
         super().__init__(reduction)
@@ -33,7 +43,12 @@ class MSELoss(_Loss):
 
 
 class L1Loss(_Loss):
-    """The mean of |input - target|."""
+    """The mean of |input - target|; input and target of one shape.
+
+    >>> import tinygrad_cnn as tg
+    >>> tg.nn.L1Loss(reduction="sum")(tg.tensor([1.0, 2.0]), tg.tensor([0.0, 0.0]))
+    tensor(3.)
+    """
 
     def __init__(self, *, reduction: str = "mean") -> None:
         super().__init__(reduction)
@@ -43,7 +58,12 @@ class L1Loss(_Loss):
 
 
 class SmoothL1Loss(_Loss):
-    """Squared below beta, absolute above; see `nn.functional.smooth_l1_loss`."""
+    """Squared below beta, absolute above; input and target of one shape. See `nn.functional.smooth_l1_loss`.
+
+    >>> import tinygrad_cnn as tg
+    >>> tg.nn.SmoothL1Loss(reduction="none")(tg.tensor([0.5, 3.0]), tg.tensor([0.0, 0.0]))
+    tensor([0.1250, 2.5000])
+    """
 
     def __init__(self, *, reduction: str = "mean", beta: float = 1.0) -> None:
         super().__init__(reduction)
@@ -54,7 +74,14 @@ class SmoothL1Loss(_Loss):
 
 
 class NLLLoss(_Loss):
-    """The mean of -input at the labels; see `nn.functional.nll_loss`."""
+    """The mean of -input at the labels, input being log-probabilities (N, C); see `nn.functional.nll_loss`.
+
+    Shapes and arguments as in CrossEntropyLoss, with class labels only.
+
+    >>> import tinygrad_cnn as tg
+    >>> tg.nn.NLLLoss()(tg.tensor([[-0.1, -2.3]]), tg.tensor([1]))
+    tensor(2.3000)
+    """
 
     weight: Tensor | None
 
@@ -67,7 +94,17 @@ class NLLLoss(_Loss):
 
 
 class CrossEntropyLoss(_Loss):
-    """Classification from logits; see `nn.functional.cross_entropy`."""
+    """Classification from logits: -log(softmax(input)) of the right class; see `nn.functional.cross_entropy`.
+
+    input (N, C), (C,) or (N, C, d1, ...), floating and without a softmax; target integer labels (N,), () or (N, d1,
+    ...) in [0, C), or probabilities of input's shape. weight (C,) scales the classes, labels equal to ignore_index do
+    not count, and label_smoothing in [0, 1] is the share of a target that goes evenly to all classes. Raises
+    IndexError for a label out of range.
+
+    >>> import tinygrad_cnn as tg
+    >>> tg.nn.CrossEntropyLoss()(tg.tensor([[0.0, 0.0], [9.0, 0.0]]), tg.tensor([1, 0]))
+    tensor(0.3466)
+    """
 
     weight: Tensor | None
 
@@ -95,7 +132,14 @@ class CrossEntropyLoss(_Loss):
 
 
 class BCEWithLogitsLoss(_Loss):
-    """Yes or no from logits; see `nn.functional.binary_cross_entropy_with_logits`."""
+    """Yes or no from logits: input and target, in [0, 1], of one shape; weight and pos_weight broadcast to it.
+
+    See `nn.functional.binary_cross_entropy_with_logits`.
+
+    >>> import tinygrad_cnn as tg
+    >>> tg.nn.BCEWithLogitsLoss()(tg.tensor([0.0, 0.0]), tg.tensor([1.0, 0.0]))
+    tensor(0.6931)
+    """
 
     weight: Tensor | None
     pos_weight: Tensor | None

@@ -1,4 +1,4 @@
-"""Pooling layers; arguments, shapes and errors as in the functions of the same names."""
+"""Pooling layers: what the functions compute, with arguments that are checked when the layer is made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from .module import Module
 
 
 class MaxPool2d(Module):
-    """The largest value in each window: (N, C, H, W) -> (N, C, P, Q); see `nn.functional.max_pool2d`."""
+    """The largest value in each window: (N, C, H, W) -> (N, C, P, Q), without N as well.
+
+    Arguments, sizes and errors as in `nn.functional.max_pool2d`: stride is kernel_size where left out.
+
+    >>> import tinygrad_cnn as tg
+    >>> tg.nn.MaxPool2d(3, stride=2, padding=1)(tg.randn(4, 8, 32, 32)).shape
+    (4, 8, 16, 16)
+    """
 
     def __init__(
         self,
@@ -57,7 +64,14 @@ class MaxPool2d(Module):
 
 
 class AvgPool2d(Module):
-    """The mean of each window: (N, C, H, W) -> (N, C, P, Q); see `nn.functional.avg_pool2d`."""
+    """The mean of each window: (N, C, H, W) -> (N, C, P, Q), without N as well.
+
+    Arguments, sizes and errors as in `nn.functional.avg_pool2d`: stride is kernel_size where left out.
+
+    >>> import tinygrad_cnn as tg
+    >>> tg.nn.AvgPool2d(2)(tg.randn(4, 8, 32, 32)).shape
+    (4, 8, 16, 16)
+    """
 
     def __init__(
         self,
@@ -93,7 +107,14 @@ class AvgPool2d(Module):
 
 
 class AdaptiveAvgPool2d(Module):
-    """The means of as many windows as wanted: (N, C, H, W) -> (N, C, P, Q); see `nn.functional.adaptive_avg_pool2d`."""
+    """The means of as many windows as wanted: (N, C, H, W) -> (N, C, P, Q), without N as well.
+
+    Sizes and errors as in `nn.functional.adaptive_avg_pool2d`: output_size is P = Q or (P, Q), None keeps a size.
+
+    >>> import tinygrad_cnn as tg
+    >>> tg.nn.AdaptiveAvgPool2d(1)(tg.randn(4, 8, 7, 7)).shape
+    (4, 8, 1, 1)
+    """
 
     def __init__(self, output_size: Any) -> None:
         super().__init__()

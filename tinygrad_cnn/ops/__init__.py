@@ -13,6 +13,7 @@ from .elementwise import bitwise_not as bitwise_not
 from .elementwise import bitwise_or as bitwise_or
 from .elementwise import bitwise_xor as bitwise_xor
 from .elementwise import cast as cast
+from .elementwise import ceil as ceil
 from .elementwise import clamp as clamp
 from .elementwise import cos as cos
 from .elementwise import div as div
@@ -21,6 +22,7 @@ from .elementwise import eq as eq
 from .elementwise import erf as erf
 from .elementwise import exp as exp
 from .elementwise import expm1 as expm1
+from .elementwise import floor as floor
 from .elementwise import floor_divide as floor_divide
 from .elementwise import ge as ge
 from .elementwise import gelu as gelu
@@ -47,6 +49,7 @@ from .elementwise import pow as pow
 from .elementwise import reciprocal as reciprocal
 from .elementwise import relu as relu
 from .elementwise import remainder as remainder
+from .elementwise import round as round
 from .elementwise import rsqrt as rsqrt
 from .elementwise import sigmoid as sigmoid
 from .elementwise import sign as sign

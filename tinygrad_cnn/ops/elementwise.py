@@ -11,7 +11,7 @@ from ..autograd import Variable
 from ..dtypes import as_dtype, bool_, float32, int64, result_type
 from ..kernels import on, silent
 from ..op import op
-from .arguments import check_floats, real
+from .arguments import check_floats, integer, real
 from .dims import array_of
 
 TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
@@ -185,6 +185,37 @@ def sign(input: Any) -> Any:
 
 
 sign.vjps(input=lambda g: where(False, g, 0.0))
+
+
+@op
+def floor(input: Any) -> Any:
+    """The largest integer not above input, in its dtype; the gradient is 0."""
+    return np.floor(input) if input.dtype.kind == "f" else input.copy()
+
+
+floor.vjps(input=lambda g: where(False, g, 0.0))
+
+
+@op
+def ceil(input: Any) -> Any:
+    """The smallest integer not below input, in its dtype; the gradient is 0."""
+    return np.ceil(input) if input.dtype.kind == "f" else input.copy()
+
+
+ceil.vjps(input=lambda g: where(False, g, 0.0))
+
+
+@op
+def _round(input: Any, decimals: int) -> Any:
+    return input.round(decimals)
+
+
+_round.vjps(input=lambda g: where(False, g, 0.0))
+
+
+def round(input: Any, *, decimals: int = 0) -> Any:
+    """The nearest number of that many decimals, of two the even one, in input's dtype; the gradient is 0."""
+    return _round(input, decimals=integer("round", "decimals", decimals))
 
 
 @op
@@ -487,17 +518,14 @@ _leaky_relu_grad.vjps(g=lambda g, input, negative_slope: _leaky_relu_grad(g, inp
 
 
 def leaky_relu(input: Any, negative_slope: float = 0.01) -> Any:
-    """input where positive, negative_slope * input elsewhere; the gradient at 0 is negative_slope.
-
-    TypeError for integers, which would round the slope to 0.
-    """
+    """As `nn.functional.leaky_relu`, out of place."""
     check_floats("leaky_relu", input)
     real("leaky_relu", "negative_slope", negative_slope)
     return _leaky_relu(input, negative_slope)
 
 
 def elu(input: Any, alpha: float = 1.0) -> Any:
-    """input where positive, alpha * (exp(input) - 1) elsewhere (Clevert et al. 2016, arXiv:1511.07289)."""
+    """As `nn.functional.elu`, out of place."""
     real("elu", "alpha", alpha)
     positive = gt(input, 0)
     return where(positive, input, mul(expm1(where(positive, 0.0, input)), alpha))
@@ -561,7 +589,7 @@ def check_approximate(name: str, approximate: Any) -> None:
 
 
 def silu(input: Any) -> Any:
-    """input * sigmoid(input)."""
+    """As `nn.functional.silu`, out of place."""
     return _gated(input, 1.0, 0.0)
 
 
@@ -617,6 +645,6 @@ def check_beta(name: str, beta: Any) -> Any:
 
 
 def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0) -> Any:
-    """input limited to [min_val, max_val]; the gradient on the limits is 0."""
+    """As `nn.functional.hardtanh`, out of place."""
     inside = logical_and(gt(input, min_val), lt(input, max_val))
     return where(inside, input, clamp(input, min_val, max_val).detach())

@@ -12,7 +12,7 @@ from ..dtypes import as_dtype, int64, is_float
 from ..kernels import on, silent
 from ..op import op
 from .dims import array_of, dim_of, dims_of, numpy_names
-from .elementwise import _floating, abs, cast, div, eq, exp, maximum, minimum, mul, ne, pow, sub, where
+from .elementwise import _floating, abs, cast, clamp, div, eq, exp, maximum, minimum, mul, ne, pow, sub, where
 from .index import gather
 from .shape import _flip, _part, _reshape, cat
 
@@ -382,6 +382,16 @@ def norm(input: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False) -> 
     )
     flat = eq(total, 0.0)
     return where(flat, 0.0, pow(where(flat, 1.0, total), 1 / order))
+
+
+def normalize(input: Any, p: Any = 2.0, dim: Any = 1, eps: float = 1e-12) -> Any:
+    """input / max(norm(input, p, dim), eps): vectors of p-norm 1 along dim, an int or several; 0 where input is.
+
+    >>> import tinygrad_cnn as tg
+    >>> tg.nn.functional.normalize(tg.tensor([[3.0, 4.0]]))
+    tensor([[0.6000, 0.8000]])
+    """
+    return div(input, clamp(norm(input, p, dim, True), min=eps))
 
 
 # ------------------------------------------------------------------------------------ log-sum-exp and softmax
