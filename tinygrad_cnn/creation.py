@@ -63,9 +63,7 @@ def from_numpy(ndarray: np.ndarray) -> Tensor:
 
 
 def from_dlpack(ext_tensor: Any) -> Tensor:
-    """A tensor over the memory of any object that speaks DLPack, such as an array or another library's
-    tensor.
-    """
+    """A tensor over the memory of any object that speaks DLPack, such as an array or a tensor of another library."""
     if not hasattr(ext_tensor, "__dlpack__"):
         raise TypeError(f"from_dlpack expects an object with __dlpack__, got {type(ext_tensor).__name__}")
     return over_foreign(_supported(np.from_dlpack(ext_tensor)))

@@ -114,6 +114,8 @@ RECORDS = [
     unary("clamp", tg.clamp, clip, params=(-0.5, 1.0)),
     unary("clamp min", tg.clamp, clip, params=(0.25,)),
     unary("clamp max", tg.clamp, clip, params=(None, 0.25)),
+    unary("clamp_min", lambda x, c: x.clamp_min(c), clip, params=(0.25,)),
+    unary("clamp_max", lambda x, c: x.clamp_max(c), np.minimum, params=(0.25,)),
     OpRecord("clamp tensors", tg.clamp, clip, operands(same, same, same)),
     binary("add", tg.add, np.add, 1),
     binary("add alpha", lambda a, b: tg.add(a, b, alpha=2), lambda a, b: a + 2 * b, 1),
@@ -154,7 +156,8 @@ RECORDS = [
 def in_place(name: str) -> OpRecord:
     """The method on a copy of its tensor, from the record of the op."""
     base = next(record for record in RECORDS if record.name == name)
-    written = operands(*{"pow": (positive, same), "div": (same, positive)}.get(name, (same, same)), broadcast=False)
+    domains = {"pow": (positive, same), "div": (same, positive), "remainder": (same, lambda b: b * b + 20)}
+    written = operands(*domains.get(name, (same, same)), broadcast=False)
     op = lambda x, *rest: getattr(x.clone(), name + "_")(*rest)
     errors = [([np.ones((1, 2)), np.ones((3, 2))], RuntimeError, "(3, 2)")] if base.errors else ()
     inputs = written if base.errors else base.inputs
@@ -162,5 +165,6 @@ def in_place(name: str) -> OpRecord:
 
 
 RECORDS += map(
-    in_place, ["add", "sub", "mul", "div", "pow", "neg", "exp", "log", "sqrt", "tanh", "sigmoid", "relu", "clamp"]
+    in_place,
+    ["add", "sub", "mul", "div", "remainder", "pow", "neg", "exp", "log", "sqrt", "tanh", "sigmoid", "relu", "clamp"],
 )

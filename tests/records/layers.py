@@ -42,6 +42,14 @@ def affine(d: st.DrawFn) -> list[Any]:
 
 
 @st.composite
+def of_rank(d: st.DrawFn, ndim: int) -> list[Any]:
+    """Two vectors, two matrices, or two batches of them that can be multiplied."""
+    b, m, k, n = (d(st.integers(0, 4)) for _ in range(4))
+    shapes = {1: ((k,), (k,)), 2: ((m, k), (k, n)), 3: ((b, m, k), (b, k, n))}[ndim]
+    return [d(draw.arrays(shape)) for shape in shapes]
+
+
+@st.composite
 def vectors(d: st.DrawFn) -> list[Any]:
     return [d(draw.arrays((d(st.integers(0, 4)),))) for _ in range(2)]
 
@@ -277,6 +285,9 @@ LABEL_3 = ([ones(1, 3), np.array([3]), None, {}], IndexError, "[0, 3)")
 
 RECORDS = [
     OpRecord("matmul", tg.matmul, np.matmul, products(), [([ones(2, 3), ones(2, 3)], RuntimeError, "(2, 3)")], 2),
+    OpRecord("mm", tg.mm, np.matmul, of_rank(2), [([ones(1, 2, 3), ones(3, 2)], RuntimeError, "(1, 2, 3)")], 2),
+    OpRecord("bmm", tg.bmm, np.matmul, of_rank(3), [([ones(1, 2, 3), ones(4, 3, 2)], RuntimeError, "1 and 4")], 2),
+    OpRecord("dot", tg.dot, np.dot, of_rank(1), [([ones(2, 3), ones(3)], RuntimeError, "(2, 3)")], 2),
     OpRecord("outer", tg.outer, np.outer, vectors(), [([ones(2, 3), ones(2)], RuntimeError, "(2, 3)")], 2),
     OpRecord(
         "linear", F.linear, lambda x, w, b=0.0: x @ w.T + b, affine(),

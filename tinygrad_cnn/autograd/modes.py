@@ -23,9 +23,7 @@ mode = _Mode()
 
 
 class _Setting:
-    """A context manager that changes this thread's modes; as a decorator it does so around each call, and around
-    each step of a generator.
-    """
+    """A context manager that changes this thread's modes; as a decorator, around each call or step of a generator."""
 
     grad: bool | None = None  # None: as it is
     inference = False
@@ -93,9 +91,7 @@ class enable_grad(_Setting):
 
 
 class inference_mode(_Setting):
-    """`no_grad`, and a promise that nothing computed inside will be asked for a gradient; `enable_grad` if mode is
-    False.
-    """
+    """`no_grad`, and a promise that nothing inside will be asked for a gradient; `enable_grad` if mode is False."""
 
     def __init__(self, mode: bool = True) -> None:
         super().__init__()

@@ -365,9 +365,8 @@ class Module:
         """Copy values in place into the parameters and buffers of the same paths.
 
         Returns the keys that did not match. Casts to the dtype that is there. A batch norm's `num_batches_tracked`
-        may be missing, and stays as it is. Raises TypeError for what is no
-        mapping, and RuntimeError, having changed nothing, for a shape that differs or, when strict, for a
-        missing or unexpected key; it lists all of them.
+        may be missing, and stays as it is. Raises TypeError for what is no mapping, and RuntimeError, having changed
+        nothing, for a shape that differs or, when strict, for a missing or unexpected key; it lists all of them.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"load_state_dict expects a dict, got {type(state_dict).__name__}")
