@@ -21,17 +21,17 @@ class _Numbered(Module):
     """Children called "0", "1", ... in order."""
 
     def __len__(self) -> int:
-        return len(self._modules)
+        return len(self._held("module"))
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._modules.values())
+        return iter(self._held("module").values())
 
     def __getitem__(self, index: Any) -> Any:
         children = list(self)
         return self._of(children[index]) if isinstance(index, slice) else children[self._at(index)]
 
     def __setitem__(self, index: int, module: Module) -> None:
-        self.add_module(list(self._modules)[self._at(index)], module)
+        self.add_module(list(self._held("module"))[self._at(index)], module)
 
     def __delitem__(self, index: Any) -> None:
         children = list(self)
@@ -69,7 +69,7 @@ class _Numbered(Module):
 
     def _replace(self, children: list[Any]) -> None:
         """Number these modules from 0."""
-        for name in list(self._modules):
+        for name in list(self._held("module")):
             delattr(self, name)
         for child in children:
             self.append(child)
@@ -291,36 +291,36 @@ class ModuleDict(Module):
         self.update(modules or {})
 
     def __getitem__(self, key: str) -> Any:
-        return self._modules[key]
+        return self._held("module")[key]
 
     def __setitem__(self, key: str, module: Module) -> None:
         self.add_module(key, module)
 
     def __delitem__(self, key: str) -> None:
-        if key not in self._modules:
+        if key not in self._held("module"):
             raise KeyError(key)
         delattr(self, key)
 
     def __len__(self) -> int:
-        return len(self._modules)
+        return len(self._held("module"))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._modules)
+        return iter(self._held("module"))
 
     def __contains__(self, key: object) -> bool:
-        return key in self._modules
+        return key in self._held("module")
 
     def keys(self) -> Iterable[str]:
         """The names."""
-        return self._modules.keys()
+        return self._held("module").keys()
 
     def values(self) -> Iterable[Module]:
         """The modules."""
-        return self._modules.values()
+        return self._held("module").values()
 
     def items(self) -> Iterable[tuple[str, Module]]:
         """Names and modules."""
-        return self._modules.items()
+        return self._held("module").items()
 
     def update(self, modules: Mapping[str, Module]) -> None:
         """Add or replace modules."""

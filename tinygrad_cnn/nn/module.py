@@ -185,8 +185,7 @@ class Module:
             if held != "buffer" or not isinstance(value, Tensor):
                 raise TypeError(
                     f"{type(self).__name__}.{name} is a {held} and cannot become a {type(value).__name__}; "
-                    "assign a "
-                    f"{'Tensor' if held == 'buffer' else held.title()} or None, or delete it first"
+                    f"assign a {'Tensor' if held == 'buffer' else held.title()} or None, or delete it first"
                 )
         object.__setattr__(self, name, value)
 
