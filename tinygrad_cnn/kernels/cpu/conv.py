@@ -19,6 +19,7 @@ HWIO, seen through transposed views. Other layouts are converted on entry.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -163,9 +164,11 @@ def conv2d_bias_grad(g: np.ndarray) -> np.ndarray:
 (TASKS_IN_ALL, IMAGE_TASKS, GROUPS, SCRATCH, X_IMAGE, Y_IMAGE, HEIGHT, WIDTH, CHANNELS, GROUP_IN, GROUP_OUT, FLAT,
  CLEARS, HEADER) = range(14)
 (BANDS, OUT_ROWS, Y_AT, Y_ROW, X_ROW, X_COLUMN, W_AT, SPAN_ROWS, SPAN_COLUMNS, ROW_STEP,
- PADDED, A_ROW, N_PANELS, NEXT, TILE) = range(15)
+ PADDED, A_ROW, N_PANELS, PANELS_AT, ROWS_AT, NEXT, PHASE) = range(17)
 # fmt: on
-PHASE = TILE + 3 * TILE_ARGS
+#: After it for each number of rows of the kernel, from all to the fewest, the arguments of the tiles that sum over so
+#: many; then the panels; then of each output row the rows of the kernel that meet the image: the first and the sums.
+SUMS = 3 * TILE_ARGS
 #: Products of a sum, beyond which rows of the kernel are summed apart. NumPy sums the input gradient tap by tap: to
 #: that, the error of 5 x 5 x 16 products in one sum was 2.9 times as large.
 FORWARD_SUM, GRADIENT_SUM = 256, 128
@@ -248,15 +251,21 @@ def _walk(
         few = phase.taps[0] * phase.taps[1] * group_in <= FEW_PRODUCTS
         walk = contract.WALK if few else 0.0
         panels = contract.panels(char, kind, phase.out[1], group_out, walk=walk, fetches=far)
-        head = [0] * TILE
+        head = [0] * PHASE
         head[BANDS], head[OUT_ROWS] = bands, phase.out[0]
         head[Y_AT] = (phase.at[0] * q + phase.at[1]) * o
         head[Y_ROW] = phase.step[0] * q * o
         head[X_ROW], head[X_COLUMN], head[W_AT] = *phase.origin, phase.weights
         head[SPAN_ROWS], head[SPAN_COLUMNS], head[ROW_STEP] = span[0], columns, phase.stride[0]
         head[PADDED], head[A_ROW] = padded, phase.stride[0] * columns * c
-        head[N_PANELS], head[NEXT] = len(panels) // PANEL, PHASE + len(panels)
-        body += head + _row_sums(tile, phase.taps, group_in, longest_sum) + panels
+        taps, terms = _rows_of_taps(phase, h), phase.taps[1] * group_in
+        fewest = min(len(rows) for rows in taps)
+        sums = [_row_sums(tile, rows, terms, longest_sum) for rows in range(phase.taps[0], fewest - 1, -1)]
+        by_row = [(rows.start, PHASE + (phase.taps[0] - len(rows)) * SUMS) for rows in taps]
+        head[N_PANELS], head[PANELS_AT] = len(panels) // PANEL, PHASE + len(sums) * SUMS
+        head[ROWS_AT] = head[PANELS_AT] + len(panels)
+        head[NEXT] = head[ROWS_AT] + 2 * len(by_row)
+        body += chain(head, *sums, panels, *by_row)
         tasks += bands
         work += n * phase.out[0] * phase.out[1] * phase.taps[0] * phase.taps[1] * group_in * o
     if tasks == 0:
@@ -273,12 +282,22 @@ def _walk(
     return contract.Work(_walk_windows, plan, scratch, work)
 
 
-def _row_sums(tile: list[int], taps: tuple[int, int], depth: int, longest: int) -> list[int]:
-    """The arguments of tiles that sum over the rows of a kernel, `longest` products or one row at a time."""
-    rows = taps[0]
-    together = -(-rows // min(rows, -(-rows * taps[1] * depth // longest)))
-    tile[N1], sums = together, -(-rows // together)
-    return contract.in_sums(tile, sums, together * tile[A1], together * tile[B1], rows - (sums - 1) * together)
+def _rows_of_taps(phase: _Phase, height: int) -> list[range]:
+    """For each row of output pixels the rows of the kernel that meet the image; one that does not where none does."""
+    out, taps, step = list[range](), phase.taps[0], phase.dilation[0]
+    for row in range(phase.out[0]):
+        first = row * phase.stride[0] + phase.origin[0]
+        begin = min(max(-(first // step), 0), taps - 1)
+        out.append(range(begin, max(min(-((first - height) // step), taps), begin + 1)))
+    return out
+
+
+def _row_sums(tile: list[int], rows: int, terms: int, longest: int) -> list[int]:
+    """The arguments of tiles that sum over rows of a kernel, each of so many terms, `longest` or one row at a time."""
+    together = -(-rows // min(rows, -(-rows * terms // longest)))
+    sums = -(-rows // together)
+    first = [*tile[:N1], together, *tile[N1 + 1 :]]
+    return contract.in_sums(first, sums, together * tile[A1], together * tile[B1], rows - (sums - 1) * together)
 
 
 def _kind(char: str, phase: _Phase, columns: int, lanewise: bool) -> int:
@@ -344,18 +363,20 @@ def _copy_band(plan, at, x, n, top, bottom, scratch, base):  # type: ignore[no-u
 @inner
 def _tile_band(plan, at, source, base, w, y, bias, n, top, bottom):  # type: ignore[no-untyped-def]
     """All tiles of output rows top..bottom; `base` is the first window's first element in source."""
-    tile = at + TILE
     group_in, group_out, lanewise = plan[GROUP_IN], plan[GROUP_OUT], plan[FLAT]
     for group in range(plan[GROUPS]):
         for p in range(plan[at + N_PANELS]):
-            panel = at + PHASE + p * PANEL
+            panel = at + plan[at + PANELS_AT] + p * PANEL
             column = group * group_out + plan[panel + COLUMN]
             left = base + (column if lanewise else group * group_in)
             start = n * plan[Y_IMAGE] + plan[at + Y_AT] + column
             for row in range(top, bottom):
-                a = left + (row - top) * plan[at + A_ROW]
+                taps = at + plan[at + ROWS_AT] + 2 * row
+                begin, sums = plan[taps], at + plan[taps + 1]
+                a = left + (row - top) * plan[at + A_ROW] + begin * plan[sums + A1]
+                b = plan[at + W_AT] + column + begin * plan[sums + B1]
                 c = start + row * plan[at + Y_ROW]
-                tile_panel(plan, tile, panel, source, a, w, plan[at + W_AT] + column, y, c, bias, column)
+                tile_panel(plan, sums, panel, source, a, w, b, y, c, bias, column)
 
 
 class _Forward(NamedTuple):

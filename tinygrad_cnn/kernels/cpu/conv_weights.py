@@ -7,6 +7,7 @@ taps that are neighbours in memory (kw * C of them without dilation). A block of
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -94,12 +95,12 @@ class _Found(NamedTuple):
 
 # fmt: off
 (SHARDS, SPLITS, BLOCKS, BANDS, IMAGES, BLOCK_IMAGES, ROWS_OUT, SIZE, RUNS, PANELS, GROUPS, SCRATCH, PADDED,
- X_IMAGE, G_IMAGE, G_ROW, ORIGIN_ROW, ORIGIN_COLUMN, SPAN_ROWS, SPAN_COLUMNS, STRIDE, HEIGHT, WIDTH, CHANNELS,
- SWAPPED, LANEWISE, LEFT_GROUP, RIGHT_GROUP, OUT_GROUP, TILE) = range(30)
+ X_IMAGE, X_ROW, G_IMAGE, G_ROW, ORIGIN_ROW, ORIGIN_COLUMN, SPAN_ROWS, SPAN_COLUMNS, STRIDE, HEIGHT, WIDTH, CHANNELS,
+ SWAPPED, LANEWISE, X_GROUP, G_GROUP, OUT_GROUP, FEWEST_ROWS, ROW_COUNTS, RUNS_AT, TILE) = range(34)
 # fmt: on
-HEADER = TILE + 8 * TILE_ARGS
-#: A run of taps, or runs of several rows of the kernel together: offsets in x's window, in the weights, of its panels.
-RUN_X, RUN_W, RUN_PANELS, RUN = 0, 1, 2, 3
+#: A run of taps, or runs of several rows of the kernel together: offsets in x's window, in the weights, of its panels,
+#: and of the output rows for which it meets the image the first and the one after the last.
+RUN_X, RUN_W, RUN_PANELS, RUN_BEGIN, RUN_END, RUN = range(6)
 
 
 @lru_cache(4096)
@@ -154,10 +155,6 @@ def _find(
     size = kh * kw * depth * o
     ldc = kh * kw * depth if swapped else o
     starts = [(sum(sets[:i]), z, count) for i, count in enumerate(sets) for z in range(0, kw, run_taps)]
-    runs = []
-    for y, z, count in starts:
-        runs += [(y * dy * columns + z * dx) * c, (y * kw + z) * depth * (1 if swapped else o)]
-        runs += [HEADER + RUN * len(starts) + panels_at[count]]
 
     # blocks: rows of one image, or several images
     row_bytes = (sy * columns * c + q * o) * itemsize
@@ -171,6 +168,17 @@ def _find(
     jobs = groups * len(starts) * n_panels
     splits = min(jobs, max(TASKS // shards, -(-size * itemsize // SPLIT_BYTES)))
 
+    # of a run only the rows of a band that meet the image: for 5 x 5 taps on 8 x 8 pixels 34 of 40
+    meets = [(-((y + count - 1) * dy - top) // sy, -((y * dy - top - h) // sy)) for y, _, count in starts]
+    edges = [p * band // bands for band in range(bands + 1)]
+    met = {max(min(last, b) - max(first, a), 1) for first, last in set(meets) for a, b in pairwise(edges)}
+    row_counts = range(min(met), max(met) + 1)
+    runs_at = TILE + 4 * TILE_ARGS * len(row_counts)
+    runs = []
+    for (y, z, count), rows_met in zip(starts, meets, strict=True):
+        runs += [(y * dy * columns + z * dx) * c, (y * kw + z) * depth * (1 if swapped else o)]
+        runs += [runs_at + RUN * len(starts) + panels_at[count], *rows_met]
+
     span = (kh - 1) * dy + 1
     scratch_image = ((-(-p // bands) - 1) * sy + span) * columns * c
     scratch = scratch_image * block_images if padded else 0
@@ -178,11 +186,11 @@ def _find(
     head = {
         SHARDS: shards, SPLITS: splits, BLOCKS: blocks, BANDS: bands, IMAGES: n, BLOCK_IMAGES: block_images,
         ROWS_OUT: p, SIZE: size, RUNS: len(starts), PANELS: n_panels, GROUPS: groups,
-        SCRATCH: scratch, PADDED: padded, X_IMAGE: x_image, G_IMAGE: g_image, G_ROW: q * o,
+        SCRATCH: scratch, PADDED: padded, X_IMAGE: x_image, X_ROW: sy * columns * c, G_IMAGE: g_image, G_ROW: q * o,
         ORIGIN_ROW: -top, ORIGIN_COLUMN: -left, SPAN_ROWS: span, SPAN_COLUMNS: columns, STRIDE: sy,
         HEIGHT: h, WIDTH: w, CHANNELS: c, SWAPPED: swapped, LANEWISE: lanewise,
-        LEFT_GROUP: o_group if swapped else c_group, RIGHT_GROUP: c_group if swapped else o_group,
-        OUT_GROUP: o_group * (ldc if swapped else 1),
+        X_GROUP: c_group, G_GROUP: o_group, OUT_GROUP: o_group * (ldc if swapped else 1),
+        FEWEST_ROWS: row_counts[0], ROW_COUNTS: len(row_counts), RUNS_AT: runs_at,
     }  # fmt: skip
     chunk = CHUNK if far and flat else q
     x_strides = (scratch_image if padded else x_image, chunk * c if flat else sy * columns * c, sx * c)
@@ -190,12 +198,12 @@ def _find(
     ahead = AHEAD // ((c + o) * itemsize) if flat else q
     x_ahead = (lines(chunk * c, itemsize), ahead * c) if far and flat else (0, 0)
     g_ahead = (lines(chunk * o, itemsize), ahead * o) if far else (0, 0)
-    tiles = []  # to begin sums or to go on, then one row more or not, then a full block of images or the last one
+    tiles = []  # to begin sums or to go on, then by the number of rows, then a full block of images or the last one
     for images in (block_images, n - (-(-n // block_images) - 1) * block_images):
-        for more in (0, 1):
+        for count in row_counts:
             for flags in (0, simd.ADD):
                 tile = [0] * TILE_ARGS
-                tile[N1], tile[N2], tile[N3] = images, (p // bands + more) * (q // chunk), chunk
+                tile[N1], tile[N2], tile[N3] = images, count * (q // chunk), chunk
                 tile[A1], tile[A2], tile[AK] = g_strides if swapped else x_strides
                 tile[B1], tile[B2], tile[BK] = x_strides if swapped else g_strides
                 tile[AR], tile[LDC], tile[FLAGS] = 1 if swapped else tap_step, ldc, flags
@@ -230,8 +238,8 @@ def _block(plan, x, g, w, scratch, base, shard, split, block, begins):  # type: 
     n, band = block // bands * plan[BLOCK_IMAGES], block % bands
     images = min(plan[BLOCK_IMAGES], plan[IMAGES] - n)
     top, bottom = rows * band // bands, rows * (band + 1) // bands
-    more = bottom - top - rows // bands
-    tile = TILE + TILE_ARGS * (4 * (images < plan[BLOCK_IMAGES]) + 2 * more + (not begins))
+    kinds = 2 * ((images < plan[BLOCK_IMAGES]) * plan[ROW_COUNTS] - plan[FEWEST_ROWS]) + (not begins)
+    tiles = TILE + kinds * TILE_ARGS
     at_g = n * plan[G_IMAGE] + top * plan[G_ROW]
     row = top * plan[STRIDE] + plan[ORIGIN_ROW]
     at_x = n * plan[X_IMAGE] + row * plan[WIDTH] * plan[CHANNELS]
@@ -240,12 +248,9 @@ def _block(plan, x, g, w, scratch, base, shard, split, block, begins):  # type: 
         last = (bottom - 1) * plan[STRIDE] + plan[ORIGIN_ROW] + plan[SPAN_ROWS]
         for image in range(n, n + images):
             _copy_rows(plan, x, image * plan[X_IMAGE], row, last, scratch, to)
-            to += plan[tile + B1] if plan[SWAPPED] else plan[tile + A1]
+            to += plan[TILE + B1] if plan[SWAPPED] else plan[TILE + A1]
         x, at_x = scratch, base
-    if plan[SWAPPED]:
-        _tiles(plan, tile, g, at_g, x, at_x, w, shard, split)
-    else:
-        _tiles(plan, tile, x, at_x, g, at_g, w, shard, split)
+    _jobs(plan, tiles, x, at_x, g, at_g, w, shard, split, top, bottom)
 
 
 @inner
@@ -262,20 +267,28 @@ def _copy_rows(plan, x, source, first, last, scratch, to):  # type: ignore[no-un
 
 
 @inner
-def _tiles(plan, tile, left, at_left, right, at_right, w, shard, split):  # type: ignore[no-untyped-def]
-    """The (group, run, panel) jobs of a split: each walks the whole block with its sums in registers."""
+def _within(begin, end, first, last):  # type: ignore[no-untyped-def]
+    """What of the rows begin..end lies in first..last, one at least."""
+    begin = min(max(begin, first), last - 1)
+    return begin, max(min(end, last), begin + 1)
+
+
+@inner
+def _jobs(plan, tiles, x, at_x, g, at_g, w, shard, split, top, bottom):  # type: ignore[no-untyped-def]
+    """The (group, run, panel) jobs of a split: each walks the rows of the block with its sums in registers."""
     runs, panels, splits = plan[RUNS], plan[PANELS], plan[SPLITS]
     jobs = plan[GROUPS] * runs * panels
     for job in range(jobs * split // splits, jobs * (split + 1) // splits):
-        run, rest = job % runs, job // runs
-        run = HEADER + RUN * run
+        run, rest = plan[RUNS_AT] + RUN * (job % runs), job // runs
         group, panel = rest // panels, plan[run + RUN_PANELS] + rest % panels * PANEL
         column = plan[panel + COLUMN]
-        a = at_left + group * plan[LEFT_GROUP]
-        b = at_right + group * plan[RIGHT_GROUP] + column
-        if plan[SWAPPED]:
-            b += plan[run + RUN_X]
-        else:
-            a += plan[run + RUN_X] + (column if plan[LANEWISE] else 0)
+        begin, end = _within(plan[run + RUN_BEGIN], plan[run + RUN_END], top, bottom)
+        tile = tiles + 2 * (end - begin) * TILE_ARGS
+        a = at_x + plan[run + RUN_X] + group * plan[X_GROUP] + (begin - top) * plan[X_ROW]
+        b = at_g + group * plan[G_GROUP] + (begin - top) * plan[G_ROW]
         c = shard * plan[SIZE] + group * plan[OUT_GROUP] + plan[run + RUN_W] + column
-        tile_panel(plan, tile, panel, left, a, right, b, w, c, w, 0)
+        if plan[SWAPPED]:
+            tile_panel(plan, tile, panel, g, b, x, a + column, w, c, w, 0)
+        else:
+            a += column if plan[LANEWISE] else 0
+            tile_panel(plan, tile, panel, x, a, g, b + column, w, c, w, 0)
