@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tinygrad_cnn import kernels
 from tinygrad_cnn.kernels import reference
-from tinygrad_cnn.kernels.cpu import conv, conv_winograd, pool, simd
+from tinygrad_cnn.kernels.cpu import conv, conv_winograd, pool, simd, winograd_weights
 from tinygrad_cnn.kernels.spec import Conv2dSpec
 
 from .test_conv import Case, assert_as_in_float64, operands
@@ -41,11 +41,15 @@ def always() -> Iterator[None]:
     """Every shape that can go by tiles does, in small blocks, splits and parts."""
     before = kernels.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conv_winograd, "_pays", lambda *args: True)
-        patch.setattr(conv_winograd, "BLOCK_BYTES", 64 << 10)
-        patch.setattr(conv_winograd, "SHARE_BYTES", 1 << 10)
+        for module in (conv_winograd, winograd_weights):
+            patch.setattr(module, "pays", lambda *args: True)
+        patch.setattr(winograd_weights, "BLOCK_BYTES", 16 << 10)
+        patch.setattr(winograd_weights, "SHARE_BYTES", 1 << 10)
         patch.setattr(kernels, "PARALLEL_WORK", 0)
-        cached = (conv_winograd.find, conv._forward, conv._tiles, conv._pool_plan, conv._tiles_of_input_grad)
+        cached = (
+            conv_winograd.find, winograd_weights.find, conv._forward, conv._tiles, conv._pool_plan,
+            conv._tiles_of_input_grad, conv._tiles_of_weight_grad,
+        )  # fmt: skip
         for function in cached:
             function.cache_clear()
         yield
@@ -58,8 +62,9 @@ def always() -> Iterator[None]:
 @always()
 def test_forward_and_gradients_agree_with_the_float64_reference(case: Case, biased: bool) -> None:
     x, w, bias, g = operands(case)
-    assert conv._tiles(case.dtype, x.shape, w.shape, case.spec, False, False) is not None
+    assert conv._tiles(case.dtype, x.shape, w.shape, case.spec, False) is not None
     assert conv._tiles_of_input_grad(case.dtype, g.shape, w.shape, case.hw, case.spec) is not None
+    assert conv._tiles_of_weight_grad(case.dtype, x.shape, w.shape, case.spec) is not None
     assert_as_in_float64(case, biased, x, w, bias, g)
 
 
@@ -122,7 +127,7 @@ def test_the_error_is_no_larger_than_that_of_a_matrix_product(k: int, channels: 
     case = Case(512 // channels, channels, (16, 16), channels, (k, k), Conv2dSpec(), "f", 0)
     x, w, bias, g = operands(case)
     x, g = np.maximum(x, 0), np.maximum(g, 0)  # activations are positive: nothing cancels
-    assert conv._tiles("f", x.shape, w.shape, case.spec, False, False) is not None
+    assert conv._tiles("f", x.shape, w.shape, case.spec, False) is not None
     wide = [a.astype(np.float64) for a in (x, w, bias, g)]
     pairs = [
         (conv.conv2d(x, w, bias, case.spec), reference.conv2d, (x, w, bias), (*wide[:3],)),
@@ -150,7 +155,7 @@ def test_the_error_of_a_weight_gradient_whose_sums_are_long() -> None:
 
 def test_few_channels_strides_and_small_images_are_left_to_the_direct_kernels() -> None:
     def tiled(c: int, o: int, hw: int, n: int, spec: Conv2dSpec) -> bool:
-        return conv._tiles("f", (n, c, hw, hw), (o, c // spec.groups, 3, 3), spec, False, False) is not None
+        return conv._tiles("f", (n, c, hw, hw), (o, c // spec.groups, 3, 3), spec, False) is not None
 
     assert tiled(32, 32, 16, 32, Conv2dSpec())
     assert not tiled(3, 32, 16, 32, Conv2dSpec())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import tinygrad_cnn as tg
 from tinygrad_cnn import nn
-from tinygrad_cnn.kernels.cpu import contract, conv_winograd
+from tinygrad_cnn.kernels.cpu import contract, conv_winograd, winograd_weights
 from tinygrad_cnn.nn import functional as F
 from tinygrad_cnn.testing.strategies import (
     ConvConfig,
@@ -77,8 +77,8 @@ either = st.one_of(conv_configs(2), wide_configs())
 
 @pytest.mark.skipif(not contract.ENABLED, reason="without vector kernels there are no tiles")
 def test_wide_configurations_reach_the_tiles() -> None:
-    assert conv_winograd.find("f", (4, 13, 13, 32), 32, (3, 3), (13, 13), (-1, -1), False, False)
-    assert conv_winograd.find("f", (3, 9, 9, 32), 64, (5, 5), (9, 9), (-2, -2), False, True)
+    assert conv_winograd.find("f", (4, 13, 13, 32), 32, (3, 3), (13, 13), (-1, -1), False)
+    assert winograd_weights.find("f", (3, 9, 9, 32), 64, (5, 5), (9, 9), (-2, -2))
 
 
 # --------------------------------------------------------------------------------------------------------- conservation

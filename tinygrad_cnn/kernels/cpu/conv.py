@@ -9,8 +9,8 @@ in place. Letters: N images, H x W pixels, C channels, O output channels, P x Q 
 - weight gradient: a tile is taps x output channels; it walks the pixels of a block that fits the L2 cache.
 - padding: a band of rows is copied with its zeros into scratch that stays in the L2 cache (under 1 % of the time).
 
-Where they are faster, other files do the same work: conv_winograd (3 x 3 and larger kernels), conv_pixels (few output
-channels), conv_spread (the input gradient to few channels) and conv_depthwise.
+Where they are faster, other files do the same work: conv_winograd and winograd_weights (3 x 3 and larger kernels),
+conv_pixels (few output channels), conv_spread (the input gradient to few channels) and conv_depthwise.
 
 Arrays have PyTorch's logical shapes (N, C, H, W) and (O, C/G, KH, KW); in memory activations are NHWC and weights
 HWIO, seen through transposed views. Other layouts are converted on entry.
@@ -27,7 +27,7 @@ import numpy as np
 from .. import launch, reference
 from ..compile import inner, jit
 from ..spec import Conv2dSpec
-from . import contract, conv_depthwise, conv_pixels, conv_spread, conv_winograd, memory, simd
+from . import contract, conv_depthwise, conv_pixels, conv_spread, conv_winograd, memory, simd, winograd_weights
 from .contract import COLUMN, PANEL, tile_panel
 from .conv_shared import BAND_BYTES, HWIO, NCHW, NHWC, OIHW, TASKS, copy_row, is_far, layout, lines, longer_rows
 from .conv_weights import weight_grad
@@ -139,8 +139,8 @@ def conv2d_weight_grad(x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int],
     x, g = layout(x, NHWC), layout(g, NHWC)
     if _walks_rows(x.dtype.char, x_shape, w_shape, spec):
         return conv_depthwise.weight_grad(x, g, kernel_hw[0], spec.stride[0]).transpose(OIHW)
-    plan = _tiles(x.dtype.char, x_shape, w_shape, spec, False, True)
-    found = None if plan is None else conv_winograd.weight_grad(plan, x, g, kernel_hw)
+    plan = _tiles_of_weight_grad(x.dtype.char, x_shape, w_shape, spec)
+    found = None if plan is None else winograd_weights.weight_grad(plan, x, g, kernel_hw)
     return (weight_grad(x, g, kernel_hw, spec) if found is None else found).transpose(OIHW)
 
 
@@ -397,7 +397,7 @@ def _forward(
         return _Forward(shape, by_rows=True)
     if 0 in shape or c == 0:
         return _Forward(shape)
-    tiles = _tiles(char, x_shape, w_shape, spec, relu, False)
+    tiles = _tiles(char, x_shape, w_shape, spec, relu)
     if (work := conv_pixels.find(char, x_shape, w_shape, biased, spec, relu)) is not None:
         return _Forward(shape, work, tiles)
     if (kh, kw, *spec.stride, *spec.padding) == (1, 1, 1, 1, 0, 0, 0, 0):
@@ -415,18 +415,30 @@ def _tiles(
     w_shape: tuple[int, ...],
     spec: Conv2dSpec,
     relu: bool,
-    sums: bool,
     pool: bool = False,
 ) -> conv_winograd.Plan | None:
-    """The plan of the forward convolution (and a 2 x 2 max-pool), or with `sums` of the weight gradient, by tiles.
-
-    None where direct wins.
-    """
+    """The plan of the forward convolution (and a 2 x 2 max-pool) by tiles; None where direct wins."""
     (n, c, h, w), (o, _, kh, kw) = x_shape, w_shape
-    if spec.stride != (1, 1) or spec.dilation != (1, 1) or spec.groups != 1 or 0 in x_shape or o == 0:
+    if not _has_tiles(spec) or 0 in x_shape or o == 0:
         return None
     out_hw, origin = spec.output_hw((h, w), (kh, kw)), (-spec.padding[0], -spec.padding[2])
-    return conv_winograd.find(char, (n, h, w, c), o, (kh, kw), out_hw, origin, relu, sums, pool)
+    return conv_winograd.find(char, (n, h, w, c), o, (kh, kw), out_hw, origin, relu, pool)
+
+
+def _has_tiles(spec: Conv2dSpec) -> bool:
+    return (*spec.stride, *spec.dilation, spec.groups) == (1, 1, 1, 1, 1)
+
+
+@lru_cache(4096)
+def _tiles_of_weight_grad(
+    char: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], spec: Conv2dSpec
+) -> conv_winograd.Plan | None:
+    """The plan of the weight gradient by tiles; None where direct wins."""
+    (n, c, h, w), (o, _, kh, kw) = x_shape, w_shape
+    if not _has_tiles(spec) or 0 in x_shape or o == 0:
+        return None
+    out_hw, origin = spec.output_hw((h, w), (kh, kw)), (-spec.padding[0], -spec.padding[2])
+    return winograd_weights.find(char, (n, h, w, c), o, (kh, kw), out_hw, origin)
 
 
 @lru_cache(4096)
@@ -443,7 +455,7 @@ def _pool_plan(
     p, q = spec.output_hw((x_shape[2], x_shape[3]), (w_shape[2], w_shape[3]))
     if char not in "fd" or out_hw != (p // 2, q // 2):
         return None
-    tiles = _tiles(char, x_shape, w_shape, spec, relu, False, True)
+    tiles = _tiles(char, x_shape, w_shape, spec, relu, True)
     return tiles or conv_pixels.find(char, x_shape, w_shape, biased, spec, relu, True)
 
 
@@ -453,10 +465,10 @@ def _tiles_of_input_grad(
 ) -> conv_winograd.Plan | None:
     """The plan of the input gradient as a convolution of g, by tiles; None where direct wins."""
     (n, o, p, q), (_, c, kh, kw) = g_shape, w_shape
-    if spec.stride != (1, 1) or spec.dilation != (1, 1) or spec.groups != 1 or 0 in g_shape or 0 in (c, *input_hw):
+    if not _has_tiles(spec) or 0 in g_shape or 0 in (c, *input_hw):
         return None
     origin = (spec.padding[0] - kh + 1, spec.padding[2] - kw + 1)
-    return conv_winograd.find(char, (n, p, q, o), c, (kh, kw), input_hw, origin, False, False)
+    return conv_winograd.find(char, (n, p, q, o), c, (kh, kw), input_hw, origin, False)
 
 
 class _InputGrad(NamedTuple):

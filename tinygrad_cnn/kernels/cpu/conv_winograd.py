@@ -7,8 +7,8 @@ directions a tile of 2 x 2 outputs takes 16 instead of 36 (Lavin & Gray 2016, ar
 
 so each of the 16 planes is a matrix product of (tiles, C) and (C, O). A kernel of 5 x 5 is four pieces of up to three
 taps a side, whose products add up before the last step: where a piece has fewer taps its last plane is zero, and 49
-products do for 100. The gradients are the same formula read in other directions: dX convolves the output gradient
-with the flipped kernel, and dW = G' [sum over tiles of (B' x B) * (A g A')] G.
+products do for 100. The input gradient is the same formula for the output gradient and the flipped kernel; the weight
+gradient, the formula read in another direction, is in winograd_weights.
 
 Only 1, -1 and 1/2 occur in the three matrices, and sums are shorter than those of the direct form: the float32 error is
 0.4 to 1.4 times that of NumPy's matrix product over unfolded windows. Infinities and NaN would spread to the other
@@ -28,14 +28,12 @@ from .. import get_num_threads, launch
 from ..compile import inner, jit
 from . import contract, memory, simd
 from .contract import COLUMN, PANEL, tile_panel
-from .simd import A1, A2, A_PLANE, AK, AR, B1, B2, B_PLANE, BK, C_PLANE, FLAGS, LDC, N1, N2, N3, PLANES, TILE_ARGS
+from .simd import A1, A2, A_PLANE, AK, AR, B1, B2, B_PLANE, BK, C_PLANE, LDC, N1, N2, N3, PLANES, TILE_ARGS
 
 if contract.ENABLED:
     from .winograd_transforms import (
-        grad_planes,
         input_planes,
         kernel_planes,
-        kernel_sums,
         output_pixels,
         pooled_pixels,
     )
@@ -47,21 +45,14 @@ if contract.ENABLED:
 SMALL_BYTES, LARGE_BYTES, WEIGHT_BYTES = 48 << 10, 384 << 10, 16 << 10
 #: Groups that there are at least, where there are tiles enough, so that threads finish together.
 GROUPS_WANTED = 16
-#: The same for a weight gradient, whose sums a group reads and writes: a block in the L2 cache.
-BLOCK_BYTES = 768 << 10
-#: Products from which a sum is taken in parts: it halves the error of 5 x 5 kernels over 128 channels, and takes a
-#: quarter from that of the weight gradient of 16.
+#: Products from which a sum is taken in parts: it halves the error of 5 x 5 kernels over 128 channels.
 SUM_PRODUCTS = 128
-#: Shares of the weight gradient: runs of blocks, each with its own sums, or, where these would take more bytes than
-#: this, parts of the input channels. A block reads and writes all sums of its share: four runs of blocks take 3870 us
-#: for 5 x 5 taps between 128 channels and 32 images of 8 x 8, four times 32 channels 2500.
-SHARES, SHARE_BYTES = 4, 1 << 20
 
 
 # fmt: off
 (IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_ROWS, OUT_COLUMNS, OUT_CHANNELS, TOP, LEFT, PIECE_ROWS, PIECE_COLUMNS,
- WHOLE_ROWS, WHOLE_COLUMNS, TILE_ROWS, TILE_COLUMNS, GROUPS, MOST_TILES, V_ROW, V_PLANE, M_PLANE, U_PLANE, M_AT,
- SCRATCH, SHARD_COUNT, SPLITS, PANELS, LANE_COUNT, RELU, POOL, TILE) = range(30)
+ TILE_ROWS, TILE_COLUMNS, GROUPS, MOST_TILES, V_ROW, V_PLANE, M_PLANE, U_PLANE, M_AT, SCRATCH, PANELS, LANE_COUNT,
+ RELU, POOL, TILE) = range(26)
 # fmt: on
 HEADER = TILE + 12 * TILE_ARGS  # then the panels: for products those of the smaller and those of the larger groups
 
@@ -84,73 +75,64 @@ def find(
     out_hw: tuple[int, int],
     origin: tuple[int, int],
     relu: bool,
-    sums: bool,
     pool: bool = False,
 ) -> Plan | None:
     """The plan for x (N, H, W, C), or None where the direct kernels are as fast.
 
-    `origin` is the first window's corner in x, negative in the padding. With `sums` it is for the weight gradient, with
-    `pool` for the largest of each 2 x 2 outputs.
+    `origin` is the first window's corner in x, negative in the padding. With `pool` it is
+    for the largest of each 2 x 2 outputs.
     """
     (n, h, w, c), (kh, kw), (p, q) = x_shape, kernel_hw, out_hw
     lanes, itemsize = simd.lanes(char), np.dtype(char).itemsize
     tile_rows, tile_columns = -(-p // 2), -(-q // 2)
-    if c % lanes or o % lanes or not _pays(n * tile_rows * tile_columns, c, o, kernel_hw, lanes):
-        return None
     pieces, whole = (-(-kh // 3), -(-kw // 3)), (kh // 3, kw // 3)
-    size, splits = (3 * pieces[0] + whole[0]) * (3 * pieces[1] + whole[1]) * c * o * itemsize, 1
-    while sums and size > splits * SHARE_BYTES and splits < SHARES and c % (2 * splits * lanes) == 0:
-        splits *= 2
-    depth = pieces[0] * pieces[1] * c // splits
+    planes, depth = (3 * pieces[0] + whole[0]) * (3 * pieces[1] + whole[1]), pieces[0] * pieces[1] * c
+    total = n * tile_rows * tile_columns
+    if c % lanes or o % lanes or not pays(total, c, o, kernel_hw, lanes, planes, depth):
+        return None
     v_row = depth + lanes  # a row of planes never starts where another one ends its way through the cache
     widths = contract.panel_widths(char, simd.OUTER, 1024, o, contract.WALK)
-    total = n * tile_rows * tile_columns
-    if sums:
-        most = max(16, min(SUM_PRODUCTS, BLOCK_BYTES // (16 * (v_row + o) * itemsize)))
-    else:
-        rows = min(simd.max_rows(width) for width in widths)
-        room = SMALL_BYTES if 16 * depth * o * itemsize <= WEIGHT_BYTES else LARGE_BYTES
-        most = max(1, min(room // (16 * (depth + o) * itemsize), total // GROUPS_WANTED) // rows) * rows
+    rows = min(simd.max_rows(width) for width in widths)
+    room = SMALL_BYTES if 16 * depth * o * itemsize <= WEIGHT_BYTES else LARGE_BYTES
+    most = max(1, min(room // (16 * (depth + o) * itemsize), total // GROUPS_WANTED) // rows) * rows
     groups = -(-total // most)
     groups = min(groups + groups % 2, total)  # an even number: two threads finish together
     most = -(-total // groups)
     line = 64 // itemsize
-    v_plane, m_plane = (((most * row + line - 1) // line | 1) * line for row in (v_row, o))
-    u_plane = pieces[0] * pieces[1] * c * o + line  # 64 x 64 without the line share sets of the cache: 13 us, not 5
+    v_plane, m_plane = odd_lines(most * v_row, itemsize), odd_lines(most * o, itemsize)
+    u_plane = depth * o + line  # 64 x 64 without the line share sets of the cache: 13 us, not 5
     head = {
         IMAGES: n, HEIGHT: h, WIDTH: w, CHANNELS: c, OUT_ROWS: p, OUT_COLUMNS: q, OUT_CHANNELS: o, TOP: origin[0],
-        LEFT: origin[1], PIECE_ROWS: pieces[0], PIECE_COLUMNS: pieces[1], WHOLE_ROWS: whole[0],
-        WHOLE_COLUMNS: whole[1], TILE_ROWS: tile_rows, TILE_COLUMNS: tile_columns, GROUPS: groups, MOST_TILES: most,
-        V_ROW: v_row, V_PLANE: v_plane, M_PLANE: m_plane, U_PLANE: u_plane, M_AT: 16 * v_plane,
-        SCRATCH: 16 * (v_plane + m_plane), SHARD_COUNT: min(SHARES // splits, groups), SPLITS: splits,
-        LANE_COUNT: lanes, RELU: relu, POOL: pool,
+        LEFT: origin[1], PIECE_ROWS: pieces[0], PIECE_COLUMNS: pieces[1], TILE_ROWS: tile_rows,
+        TILE_COLUMNS: tile_columns, GROUPS: groups, MOST_TILES: most, V_ROW: v_row, V_PLANE: v_plane,
+        M_PLANE: m_plane, U_PLANE: u_plane, M_AT: 16 * v_plane, SCRATCH: 16 * (v_plane + m_plane),
+        PANELS: len(widths), LANE_COUNT: lanes, RELU: relu, POOL: pool,
     }  # fmt: skip
-    if sums:
-        tile_args = _sum_tiles(o, v_row, (total // groups, most))
-        panels = contract.panels(char, simd.OUTER, c // splits, o, walk=contract.WALK)
-        head[PANELS] = len(panels) // PANEL
-    else:
-        tile_args = _product_tiles(c, o, pieces, whole, v_row, (v_plane, u_plane, m_plane))
-        panels = [p for size in (total // groups, most) for p in contract.panels(char, simd.OUTER, size, o, widths)]
-        head[PANELS] = len(widths)
+    tile_args = _product_tiles(c, o, pieces, whole, v_row, (v_plane, u_plane, m_plane))
+    panels = [p for size in (total // groups, most) for p in contract.panels(char, simd.OUTER, size, o, widths)]
     numbers = np.array([head[i] for i in range(TILE)] + tile_args + panels, np.int64)
     return Plan(numbers, head[SCRATCH], total * 16 * depth * o, pieces)
 
 
-def _pays(tiles: int, c: int, o: int, kernel_hw: tuple[int, int], lanes: int) -> bool:
+def pays(tiles: int, c: int, o: int, kernel_hw: tuple[int, int], lanes: int, planes: int, inputs: float) -> bool:
     """Whether fewer products outweigh the transforms, by estimated cycles; 9 of 10 to be sure.
 
-    A vector through a transform is some 35 cycles, through that of the weights 8 a plane, and the launches cost as
-    much as 60,000 (measured with AVX-512). 16 channels, the fewest, reach 1.0 to 1.4 times the direct kernels' speed.
+    Of a tile: (C, O) products in so many planes, and so many channels transformed. A vector through a transform is some
+    35 cycles, through that of the weights 8 a plane, and the launches cost as much as 60,000 (measured with AVX-512).
+    16 channels, the fewest, reach 1.0 to 1.4 times the direct kernels' speed.
     """
     if min(kernel_hw) < 3 or min(c, o) < 16:
         return False
-    pieces = [-(-k // 3) for k in kernel_hw]
-    planes = [3 * piece + k // 3 for piece, k in zip(pieces, kernel_hw, strict=True)]
     product = c * o / (2 * lanes) * 1.1
-    tile = planes[0] * planes[1] * product + 35 * (pieces[0] * pieces[1] * c + o) / lanes
-    weights = pieces[0] * pieces[1] * 16 * c * o / lanes * 8
+    tile = planes * product + 35 * (inputs + o) / lanes
+    weights = 16 * planes / 9 * c * o / lanes * 8
     return tiles * tile + weights + 60_000 < 0.9 * tiles * 4 * kernel_hw[0] * kernel_hw[1] * product
+
+
+def odd_lines(elements: int, itemsize: int) -> int:
+    """So many elements or some more: an odd number of cache lines, so that planes do not share sets of the cache."""
+    line = 64 // itemsize
+    return (-(-elements // line) | 1) * line
 
 
 def _product_tiles(
@@ -184,18 +166,6 @@ def _product_tiles(
             tile[N1] //= parts
             arguments += contract.in_sums(tile, parts, tile[A1], tile[B1])
     return arguments
-
-
-def _sum_tiles(o: int, v_row: int, sizes: tuple[int, int]) -> list[int]:
-    """(C, tiles) @ (tiles, O): tile arguments for the smaller and the larger groups, to begin sums and to go on."""
-    arguments: list[int] = []
-    for size in sizes:
-        for flags in (0, simd.ADD):
-            tile = [0] * TILE_ARGS
-            tile[N1], tile[N2], tile[N3] = 1, 1, size
-            tile[AK], tile[AR], tile[BK], tile[LDC], tile[FLAGS] = v_row, 1, o, o, flags
-            arguments += tile
-    return arguments + [0] * (8 * TILE_ARGS)
 
 
 def convolve(
@@ -260,7 +230,7 @@ def _convolve(plan, x, u, y, winner, bias, scratch, finite, part, parts):  # typ
     base = part * plan[SCRATCH]
     for group in range(groups * part // parts, groups * (part + 1) // parts):
         first, last = _group(plan, group)
-        _to_planes(plan, x, 0, first, last, scratch, base)
+        _to_planes(plan, x, first, last, scratch, base)
         _multiply(plan, last - first, u, scratch, base)
         if not _from_planes(plan, first, last, scratch, base, bias, y, winner):
             finite[part] = False
@@ -282,20 +252,20 @@ def _run(plan, tile, last):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _to_planes(plan, x, split, first, last, scratch, base):  # type: ignore[no-untyped-def]
-    """V[plane, tile, piece, channel]: the transformed inputs of the tiles from `first` to `last`, in a split."""
+def _to_planes(plan, x, first, last, scratch, base):  # type: ignore[no-untyped-def]
+    """V[plane, tile, piece, channel]: the transformed inputs of the tiles from `first` to `last`."""
     channels, height, width = plan[CHANNELS], plan[HEIGHT], plan[WIDTH]
-    columns, plane, some = plan[PIECE_COLUMNS], plan[V_PLANE], plan[CHANNELS] // plan[SPLITS]
+    columns, plane = plan[PIECE_COLUMNS], plan[V_PLANE]
     tile, target = first, base
     while tile < last:
         n, i, j, count = _run(plan, tile, last)
         for r in range(plan[PIECE_ROWS]):
             for s in range(columns):
                 top, left = 2 * i + 3 * r + plan[TOP], 2 * j + 3 * s + plan[LEFT]
-                at = ((n * height + top) * width + left) * channels + split * some
+                at = ((n * height + top) * width + left) * channels
                 input_planes(
-                    x, at, channels, top, height, left, width, scratch, target + (r * columns + s) * some,
-                    4 * plane, plane, plan[V_ROW], count, some // plan[LANE_COUNT],
+                    x, at, channels, top, height, left, width, scratch, target + (r * columns + s) * channels,
+                    4 * plane, plane, plan[V_ROW], count, channels // plan[LANE_COUNT],
                 )  # fmt: skip
         tile += count
         target += count * plan[V_ROW]
@@ -341,83 +311,3 @@ def _from_planes(plan, first, last, scratch, base, bias, y, winner):  # type: ig
         tile += count
         at += count * channels
     return finite
-
-
-def weight_grad(plan: Plan, x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int]) -> np.ndarray | None:
-    """(KH, KW, C, O) from x (N, H, W, C) and g (N, P, Q, O), all C-contiguous; None if it is not finite."""
-    (rows, columns), c, o = plan.pieces, x.shape[3], g.shape[3]
-    shards = int(plan.numbers[SHARD_COUNT])
-    threads = get_num_threads()
-    scratch = memory.empty((threads * plan.scratch,), x.dtype)
-    plane = int(plan.numbers[U_PLANE])
-    sums = memory.empty((shards * 16 * plane,), x.dtype)
-    launch(
-        _sum_planes, plan.numbers, contract.flat(x), contract.flat(g), sums, scratch, work=plan.work, threads=threads
-    )
-    taps = memory.empty((3 * rows, 3 * columns, c, o), x.dtype)
-    numbers = shards, rows, columns, c * o, plane, simd.lanes(x.dtype)
-    launch(_to_taps, sums, taps.reshape(-1), *numbers, work=sums.size)
-    w = np.ascontiguousarray(taps[: kernel_hw[0], : kernel_hw[1]])
-    return w if np.isfinite(w).all() else None
-
-
-@jit(parts=True)
-def _sum_planes(plan, x, g, sums, scratch, part, parts):  # type: ignore[no-untyped-def]
-    """This part's share of the shards, each over its own groups, and of the splits of their channels."""
-    shards, splits, groups = plan[SHARD_COUNT], plan[SPLITS], plan[GROUPS]
-    base = part * plan[SCRATCH]
-    for share in range(shards * splits * part // parts, shards * splits * (part + 1) // parts):
-        shard, split = share // splits, share % splits
-        begin = groups * shard // shards
-        for group in range(begin, groups * (shard + 1) // shards):
-            first, last = _group(plan, group)
-            _to_planes(plan, x, split, first, last, scratch, base)
-            _grads_to_planes(plan, g, first, last, scratch, base)
-            tile = TILE + TILE_ARGS * ((0 if last - first < plan[MOST_TILES] else 2) + (1 if group > begin else 0))
-            _add_products(plan, tile, shard, split, sums, scratch, base)
-
-
-@inner
-def _grads_to_planes(plan, g, first, last, scratch, base):  # type: ignore[no-untyped-def]
-    """The transformed output gradients of the tiles from `first` to `last`, in the place of M[plane, tile, channel]."""
-    channels, height, width, plane = plan[OUT_CHANNELS], plan[OUT_ROWS], plan[OUT_COLUMNS], plan[M_PLANE]
-    tile, target = first, base + plan[M_AT]
-    while tile < last:
-        n, i, j, count = _run(plan, tile, last)
-        at = ((n * height + 2 * i) * width + 2 * j) * channels
-        grad_planes(
-            g, at, channels, 2 * i, height, 2 * j, width, scratch, target,
-            4 * plane, plane, channels, count, channels // plan[LANE_COUNT],
-        )  # fmt: skip
-        tile += count
-        target += count * channels
-
-
-@inner
-def _add_products(plan, tile, shard, split, sums, scratch, base):  # type: ignore[no-untyped-def]
-    """sums[shard, plane, piece] += V[plane, :, piece]' @ M[plane], but for planes that no tap of the piece needs."""
-    rows, columns = plan[PIECE_ROWS], plan[PIECE_COLUMNS]
-    some, size = plan[CHANNELS] // plan[SPLITS], plan[CHANNELS] * plan[OUT_CHANNELS]
-    for plane in range(16):
-        for r in range(plan[WHOLE_ROWS] if plane >= 12 else rows):
-            for s in range(plan[WHOLE_COLUMNS] if plane % 4 == 3 else columns):
-                piece = r * columns + s
-                for p in range(plan[PANELS]):
-                    panel = HEADER + p * PANEL
-                    column = plan[panel + COLUMN]
-                    a = base + plane * plan[V_PLANE] + piece * some
-                    b = base + plan[M_AT] + plane * plan[M_PLANE] + column
-                    c = (shard * 16 + plane) * plan[U_PLANE] + piece * size + column
-                    c += split * some * plan[OUT_CHANNELS]
-                    tile_panel(plan, tile, panel, scratch, a, scratch, b, sums, c, scratch, 0)
-
-
-@jit(parts=True)
-def _to_taps(sums, taps, shards, rows, columns, size, plane, lanes, part, parts):  # type: ignore[no-untyped-def]
-    """Each part takes its share of the (C, O) matrix, of every piece."""
-    vectors = size // lanes
-    first, last = vectors * part // parts, vectors * (part + 1) // parts
-    for piece in range(rows * columns):
-        target = (piece // columns * 9 * columns + piece % columns * 3) * size
-        at, to = piece * size + first * lanes, target + first * lanes
-        kernel_sums(sums, at, 4 * plane, plane, shards, 16 * plane, taps, to, 3 * columns * size, size, last - first)
