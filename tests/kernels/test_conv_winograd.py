@@ -48,7 +48,7 @@ def always() -> Iterator[None]:
         patch.setattr(kernels, "PARALLEL_WORK", 0)
         cached = (
             conv_winograd.find, winograd_weights.find, conv._forward, conv._tiles, conv._pool_plan,
-            conv._tiles_of_input_grad, conv._tiles_of_weight_grad,
+            conv._input_grad, conv._tiles_of_input_grad, conv._tiles_of_weight_grad,
         )  # fmt: skip
         for function in cached:
             function.cache_clear()

@@ -114,20 +114,19 @@ def conv2d_input_grad(g: np.ndarray, w: np.ndarray, input_hw: tuple[int, int], s
     """(N, O, P, Q), (O, C/G, KH, KW) -> (N, C, H, W), in NHWC memory: the transposed convolution of g."""
     if not contract.ENABLED or g.dtype.char not in "fd":
         return layout(reference.conv2d_input_grad(g, w, input_hw, spec), NHWC).transpose(NCHW)
-    if _walks_rows(g.dtype.char, (*g.shape[:2], *input_hw), w.shape, spec):
-        return conv_depthwise.input_grad(layout(g, NHWC), layout(w, HWIO), input_hw, spec.stride[0]).transpose(NCHW)
-    plan = _input_grad(g.dtype.char, g.shape, w.shape, input_hw, spec)
-    x = memory.empty(plan.shape, g.dtype)
-    tiles = _tiles_of_input_grad(g.dtype.char, g.shape, w.shape, input_hw, spec)
+    shape, work, tiles, by_rows, clears, spreads = _input_grad(g.dtype.char, g.shape, w.shape, input_hw, spec)
+    g = layout(g, NHWC)
+    if by_rows:
+        return conv_depthwise.input_grad(g, layout(w, HWIO), input_hw, spec.stride[0]).transpose(NCHW)
+    x = memory.empty(shape, g.dtype)
     if tiles is not None:
         flipped = _flipped(w, input_hw, spec).reshape(*w.shape[2:], *w.shape[:2])
-        if conv_winograd.convolve(tiles, layout(g, NHWC), flipped, x):
+        if conv_winograd.convolve(tiles, g, flipped, x):
             return x.transpose(NCHW)
-    if plan.clear:
+    if clears:
         x.fill(0)
-    if plan.work is not None:
-        weights = conv_spread.weights(w) if plan.spreads else _flipped(w, input_hw, spec)
-        contract.run(plan.work, layout(g, NHWC), weights, x)
+    if work is not None:
+        contract.run(work, g, conv_spread.weights(w) if spreads else _flipped(w, input_hw, spec), x)
     return x.transpose(NCHW)
 
 
@@ -472,10 +471,12 @@ def _tiles_of_input_grad(
 
 
 class _InputGrad(NamedTuple):
-    work: contract.Work | None
     shape: tuple[int, ...]  # of dX in memory
-    clear: bool  # the work does not write all of it
-    spreads: bool  # it takes conv_spread's weights
+    work: contract.Work | None = None
+    tiles: conv_winograd.Plan | None = None  # to try first
+    by_rows: bool = False  # with conv_depthwise
+    clears: bool = False  # the work does not write all of it
+    spreads: bool = False  # it takes conv_spread's weights
 
 
 @lru_cache(4096)
@@ -489,12 +490,17 @@ def _input_grad(
     (n, o, p, q), (_, c, kh, kw) = g_shape, w_shape
     shape = (n, *input_hw, c * spec.groups)
     if 0 in shape or 0 in g_shape:
-        return _InputGrad(None, shape, clear=True, spreads=False)
+        return _InputGrad(shape, clears=True)
+    if _walks_rows(char, (n, o, *input_hw), w_shape, spec):
+        return _InputGrad(shape, by_rows=True)
+    if (kh, kw, *spec.stride, *spec.padding) == (1, 1, 1, 1, 0, 0, 0, 0):
+        input_hw = p, q = longer_rows(p, q)
+    tiles = _tiles_of_input_grad(char, g_shape, w_shape, input_hw, spec)
     rows = _phases(input_hw[0], spec.padding[0], spec.stride[0], spec.dilation[0], kh)
     columns = _phases(input_hw[1], spec.padding[2], spec.stride[1], spec.dilation[1], kw)
     if _spread_wins(char, n, (p, q), (kh, kw), c, o, (rows, columns), spec):
         work = conv_spread.find(char, (n, p, q, o), (kh, kw), c, input_hw, spec)
-        return _InputGrad(work, shape, clear=False, spreads=True)
+        return _InputGrad(shape, work, tiles, spreads=True)
     phases, weights = [], 0
     for r in rows:
         for s in columns:
@@ -508,8 +514,9 @@ def _input_grad(
             weights += taps[0] * taps[1] * o * c
     covers = sum(r.pixels for r in rows) == input_hw[0] and sum(s.pixels for s in columns) == input_hw[1]
     alone = not covers and len(phases) == 1
-    gather = _walk(char, n, (p, q, o), shape[1:], spec.groups, phases, False, GRADIENT_SUM, clears=alone)
-    return _InputGrad(gather, shape, clear=not (covers or alone), spreads=False)
+    x_shape = (*input_hw, c * spec.groups)
+    gather = _walk(char, n, (p, q, o), x_shape, spec.groups, phases, False, GRADIENT_SUM, clears=alone)
+    return _InputGrad(shape, gather, tiles, clears=not (covers or alone))
 
 
 def _spread_wins(
