@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import tinygrad_cnn as tg
 from tinygrad_cnn import kernels
 from tinygrad_cnn.kernels import reference
-from tinygrad_cnn.kernels.cpu import conv, conv_pixels, pool, simd
+from tinygrad_cnn.kernels.cpu import conv, conv_pixel_grads, conv_pixels, pool, simd
 from tinygrad_cnn.kernels.spec import Conv2dSpec
 
 from .test_conv import Case, close, operands
@@ -41,10 +41,11 @@ def always() -> Iterator[None]:
     """Every shape that can go by planes does, in bands of few rows and in one part for each thread."""
     before = kernels.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conv_pixels, "_pays", lambda *args: True)
-        patch.setattr(conv_pixels, "PLANE_BYTES", 8 << 10)
+        for module in (conv_pixels, conv_pixel_grads):
+            patch.setattr(module, "_pays", lambda *args: True)
+            patch.setattr(module, "PLANE_BYTES", 8 << 10)
         patch.setattr(kernels, "PARALLEL_WORK", 0)
-        cached = (conv_pixels.find, conv_pixels.find_gradients, conv._forward, conv._pool_plan)
+        cached = (conv_pixels.find, conv_pixel_grads.find, conv._forward, conv._pool_plan)
         for function in cached:
             function.cache_clear()
         yield
@@ -103,12 +104,12 @@ def pooled_gradient(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
     return operands(case)[0], g, winner, pool.max_pool2d_scatter(g, winner, hw, (2, 2), (2, 2), (0, 0), (1, 1))
 
 
-@given(cases(c=1, out=(2, 14)))
+@given(cases(out=(2, 14)))
 @always()
 def test_the_gradients_from_the_winners_are_those_from_the_map(case: Case) -> None:
     x, g, winner, whole = pooled_gradient(case)
-    found = conv.conv2d_max_pool_grads(g, winner, x, (case.o, 1, *case.kernel), case.spec)
-    if case.o > simd.max_columns(case.dtype):
+    found = conv.conv2d_max_pool_grads(g, winner, x, (case.o, case.c, *case.kernel), case.spec)
+    if case.o > simd.max_columns(case.dtype) or case.spec.output_hw(case.hw, case.kernel)[0] % 2:
         assert found is None
         return
     assert found is not None
@@ -117,27 +118,63 @@ def test_the_gradients_from_the_winners_are_those_from_the_map(case: Case) -> No
     close(found[1], wide.sum((0, 2, 3)), wide[:, 0].size)
 
 
-@given(cases(c=1, out=(2, 14)), st.sampled_from([np.nan, np.inf]), st.data())
+@given(cases(out=(2, 14)), st.sampled_from([np.nan, np.inf]), st.data())
 @always()
 def test_gradients_with_infinities_are_left_to_the_map(case: Case, value: float, data: st.DataObject) -> None:
     x, g, winner, whole = pooled_gradient(case)
     x[tuple(data.draw(st.integers(0, size - 1)) for size in x.shape)] = value
     with np.errstate(all="ignore"):
         exact = reference.conv2d_weight_grad(x, whole, case.kernel, case.spec)
-    found = conv.conv2d_max_pool_grads(g, winner, x, (case.o, 1, *case.kernel), case.spec)
+    found = conv.conv2d_max_pool_grads(g, winner, x, (case.o, case.c, *case.kernel), case.spec)
     assert found is None or np.isfinite(exact).all()
 
 
-@given(cases(c=1, out=(2, 14)))
+@contextmanager
+def by_planes(case: Case) -> Iterator[None]:
+    """Weight gradients have no other way to go, where they can go by planes."""
+    fits = case.o <= simd.max_columns(case.dtype)
+    with mock.patch.object(conv, "weight_grad", None) if fits else mock.patch.object(conv_pixel_grads, "launch", None):
+        yield
+
+
+@given(cases(), st.sampled_from(["channels_last", "nchw", "strided", "read_only"]))
+@always()
+def test_weight_gradients_agree_with_the_float64_reference(case: Case, layout: str) -> None:
+    x, _, _, g = operands(case, layout)
+    with by_planes(case):
+        found = conv.conv2d_weight_grad(x, g, case.kernel, case.spec)
+    wide = g.astype(np.float64)
+    close(found, reference.conv2d_weight_grad(x.astype(np.float64), wide, case.kernel, case.spec), wide[:, 0].size)
+
+
+@given(cases(), st.sampled_from([np.nan, np.inf, -np.inf]), st.booleans(), st.data())
+@always()
+def test_weight_gradients_have_nan_and_inf_where_taps_meet_them(
+    case: Case, value: float, in_x: bool, data: st.DataObject
+) -> None:
+    """At any place, and a second one elsewhere; what only meets the padding may become NaN or not."""
+    x, _, _, g = operands(case)
+    for one in (x, x) if in_x else (x, g):
+        one[tuple(data.draw(st.integers(0, size - 1)) for size in one.shape)] = value
+    with np.errstate(all="ignore"):
+        exact = reference.conv2d_weight_grad(x, g, case.kernel, case.spec)
+    pairs = (~np.isfinite(x), np.ones(g.shape)), (np.ones(x.shape), ~np.isfinite(g))
+    met = sum(reference.conv2d_weight_grad(a * 1.0, b * 1.0, case.kernel, case.spec) for a, b in pairs) > 0.5
+    finite = np.isfinite(conv.conv2d_weight_grad(x, g, case.kernel, case.spec))
+    assert not finite[met].any() and finite[np.isfinite(exact)].all()
+
+
+@given(cases(out=(2, 14)))
 @always()
 def test_the_bits_do_not_depend_on_the_number_of_parts(case: Case) -> None:
-    x, w, bias, _ = operands(case)
+    x, w, bias, whole = operands(case)
     _, g, winner, _ = pooled_gradient(case)
     found = []
     for threads in (1, 2, 3, 5):
         kernels.set_num_threads(threads)
-        grads = conv.conv2d_max_pool_grads(g, winner, x, w.shape, case.spec)
-        found.append([conv.conv2d(x, w, bias, case.spec), *(grads or ())])
+        grads = conv.conv2d_max_pool_grads(g, winner, x, w.shape, case.spec) or ()
+        weights = conv.conv2d_weight_grad(x, whole, case.kernel, case.spec)
+        found.append([conv.conv2d(x, w, bias, case.spec), weights, *grads])
     for others in found[1:]:
         for one, other in zip(found[0], others, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -179,12 +216,33 @@ def test_the_error_is_no_larger_than_that_of_a_matrix_product() -> None:
     assert errors[0] <= 2 * errors[1]
 
 
-def test_many_channels_strides_groups_and_single_taps_are_left_to_lanes_of_channels() -> None:
+@pytest.mark.parametrize(("n", "c", "size"), [(300, 1, 12), (2, 1, 90), (64, 3, 28)])
+def test_the_error_of_a_weight_gradient_is_no_larger_than_that_of_a_matrix_product(n: int, c: int, size: int) -> None:
+    """Of many images, of large ones and of those of several channels; what is summed up is positive."""
+    case = Case(n, c, (size, size), 4, (3, 3), Conv2dSpec(), "f", 0)
+    x, _, _, g = (np.abs(a) for a in operands(case))
+    exact = reference.conv2d_weight_grad(x.astype(np.float64), g.astype(np.float64), case.kernel, case.spec)
+    with always(), by_planes(case):
+        ours = conv.conv2d_weight_grad(x, g, case.kernel, case.spec)
+    numpys = reference.conv2d_weight_grad(x, g, case.kernel, case.spec)
+    errors = [np.sqrt(np.mean((grad - exact) ** 2)) for grad in (ours, numpys)]
+    assert errors[0] <= 2 * errors[1]
+
+
+def test_many_channels_strides_groups_single_taps_and_few_pixels_are_left_to_lanes_of_channels() -> None:
     def chosen(c: int, o: int, k: int, pooled: bool = False, **spec: Any) -> bool:
         shapes = (32, c, 28, 28), (o, c // spec.get("groups", 1), k, k)
         return conv_pixels.find("f", *shapes, True, Conv2dSpec(**spec), True, pooled) is not None
 
+    def summed(c: int, o: int, size: int, k: int, pooled: bool = False, **spec: Any) -> bool:
+        shapes = (32, c, size, size), (o, c // spec.get("groups", 1), k, k)
+        return conv_pixel_grads.find("f", *shapes, Conv2dSpec(**spec), pooled) is not None
+
     few = simd.lanes("f") * 3 // 8
+    if few <= simd.max_columns("f"):
+        assert summed(1, few, 28, 5) and summed(3, few, 28, 5) and summed(1, few, 28, 5, pooled=True)
+    assert not summed(1, few, 6, 5) and not summed(1, 16, 28, 5) and not summed(16, 1, 28, 3)
+    assert not summed(1, 2, 28, 5, stride=(1, 2)) and not summed(2, 2, 28, 5, groups=2)
     assert chosen(1, few, 5) and chosen(1, few, 5, pooled=True) and chosen(3, few, 5)
     assert not chosen(1, 16, 5) and not chosen(40, few, 3) and not chosen(8, few, 1)
     assert not chosen(1, few, 5, stride=(2, 2)) and not chosen(2, 2 * few, 5, groups=2)

@@ -27,7 +27,17 @@ import numpy as np
 from .. import launch, reference
 from ..compile import inner, jit
 from ..spec import Conv2dSpec
-from . import contract, conv_depthwise, conv_pixels, conv_spread, conv_winograd, memory, simd, winograd_weights
+from . import (
+    contract,
+    conv_depthwise,
+    conv_pixel_grads,
+    conv_pixels,
+    conv_spread,
+    conv_winograd,
+    memory,
+    simd,
+    winograd_weights,
+)
 from .contract import COLUMN, PANEL, tile_panel
 from .conv_shared import BAND_BYTES, HWIO, NCHW, NHWC, OIHW, TASKS, copy_row, is_far, layout, lines, longer_rows
 from .conv_weights import weight_grad
@@ -103,10 +113,10 @@ def conv2d_max_pool_grads(
     """
     if not contract.ENABLED or x.dtype.char not in "fd" or winner.dtype != np.uint8:
         return None
-    found = conv_pixels.find_gradients(x.dtype.char, x.shape, w_shape, spec)
+    found = conv_pixel_grads.find(x.dtype.char, x.shape, w_shape, spec, True)
     if found is None:
         return None
-    grads = conv_pixels.gradients(found, layout(x, NHWC), layout(g, NHWC), layout(winner, NHWC), w_shape[2:])  # type: ignore[arg-type]
+    grads = conv_pixel_grads.through_pool(found, layout(x, NHWC), layout(g, NHWC), layout(winner, NHWC), w_shape[2:])  # type: ignore[arg-type]
     return None if grads is None else (grads[0].transpose(OIHW), grads[1])
 
 
@@ -138,6 +148,10 @@ def conv2d_weight_grad(x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int],
     x, g = layout(x, NHWC), layout(g, NHWC)
     if _walks_rows(x.dtype.char, x_shape, w_shape, spec):
         return conv_depthwise.weight_grad(x, g, kernel_hw[0], spec.stride[0]).transpose(OIHW)
+    if (planes := conv_pixel_grads.find(x.dtype.char, x_shape, w_shape, spec, False)) is not None:
+        grad = conv_pixel_grads.weights(planes, x, g, kernel_hw)
+        if grad is not None:
+            return grad.transpose(OIHW)
     plan = _tiles_of_weight_grad(x.dtype.char, x_shape, w_shape, spec)
     found = None if plan is None else winograd_weights.weight_grad(plan, x, g, kernel_hw)
     return (weight_grad(x, g, kernel_hw, spec) if found is None else found).transpose(OIHW)

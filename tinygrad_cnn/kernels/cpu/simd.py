@@ -101,7 +101,8 @@ def max_rows(vectors: int, kind: int = OUTER) -> int:
     Without AVX-512 a mask takes a register as well, and LLVM wants one or two more for all but the plain tile.
     """
     if kind == DOT:
-        return 2
+        spare = 1 if host().registers == 32 else 2
+        return max(min((host().registers - spare - vectors) // vectors, 4), 2)
     spare = 1 if host().registers == 32 else {OUTER: 2, LANEWISE: 4}.get(kind, 3)
     spare += vectors - 1 if is_lanewise(kind) and taps(kind) > 1 else 0
     rows = (host().registers - spare - taps(kind) * vectors) // vectors
