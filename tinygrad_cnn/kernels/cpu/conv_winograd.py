@@ -45,6 +45,8 @@ if contract.ENABLED:
 SMALL_BYTES, LARGE_BYTES, WEIGHT_BYTES = 48 << 10, 384 << 10, 16 << 10
 #: Groups that there are at least, where there are tiles enough, so that threads finish together.
 GROUPS_WANTED = 16
+#: Cycles that the launches take, of both threads.
+LAUNCHES = 45_000
 #: Products from which a sum is taken in parts: it halves the error of 5 x 5 kernels over 128 channels.
 SUM_PRODUCTS = 128
 
@@ -88,7 +90,9 @@ def find(
     pieces, whole = (-(-kh // 3), -(-kw // 3)), (kh // 3, kw // 3)
     planes, depth = (3 * pieces[0] + whole[0]) * (3 * pieces[1] + whole[1]), pieces[0] * pieces[1] * c
     total = n * tile_rows * tile_columns
-    if c % lanes or o % lanes or not pays(total, c, o, kernel_hw, lanes, planes, depth):
+    whole_pieces = kernel_hw == (3 * pieces[0], 3 * pieces[1])
+    once = LAUNCHES + 16 * depth * o / lanes * (8 if whole_pieces else 16)  # 8 cycles for a vector of a plane
+    if not pays(x_shape, o, kernel_hw, out_hw, origin[0], lanes, (planes, depth + o), once):
         return None
     v_row = depth + lanes  # a row of planes never starts where another one ends its way through the cache
     widths = contract.panel_widths(char, simd.OUTER, 1024, o, contract.WALK)
@@ -114,19 +118,30 @@ def find(
     return Plan(numbers, head[SCRATCH], total * 16 * depth * o, pieces)
 
 
-def pays(tiles: int, c: int, o: int, kernel_hw: tuple[int, int], lanes: int, planes: int, inputs: float) -> bool:
+def pays(
+    x_shape: tuple[int, int, int, int],
+    o: int,
+    kernel_hw: tuple[int, int],
+    out_hw: tuple[int, int],
+    top: int,
+    lanes: int,
+    tile: tuple[int, float],
+    once: float,
+) -> bool:
     """Whether fewer products outweigh the transforms, by estimated cycles; 9 of 10 to be sure.
 
-    Of a tile: (C, O) products in so many planes, and so many channels transformed. A vector through a transform is some
-    35 cycles, through that of the weights 8 a plane, and the launches cost as much as 60,000 (measured with AVX-512).
+    A tile takes (C, O) products in so many planes, and so many channels are transformed for it, some 25 cycles a vector
+    (measured with AVX-512); `once` is what comes on top. The direct form skips rows of taps outside of the image.
     16 channels, the fewest, reach 1.0 to 1.4 times the direct kernels' speed.
     """
-    if min(kernel_hw) < 3 or min(c, o) < 16:
+    (n, h, _, c), (kh, kw), (p, q) = x_shape, kernel_hw, out_hw
+    if min(kernel_hw) < 3 or min(c, o) < 16 or c % lanes or o % lanes:
         return False
     product = c * o / (2 * lanes) * 1.1
-    tile = planes * product + 35 * (inputs + o) / lanes
-    weights = 16 * planes / 9 * c * o / lanes * 8
-    return tiles * tile + weights + 60_000 < 0.9 * tiles * 4 * kernel_hw[0] * kernel_hw[1] * product
+    planes, channels = tile
+    tiles = n * -(-p // 2) * -(-q // 2)
+    rows = sum(max(0, min(p, h - y) - max(0, -y)) for y in range(top, top + kh))
+    return tiles * (planes * product + 25 * channels / lanes) + once < 0.9 * n * rows * q * kw * product
 
 
 def odd_lines(elements: int, itemsize: int) -> int:

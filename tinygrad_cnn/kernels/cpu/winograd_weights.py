@@ -33,6 +33,8 @@ BLOCK_BYTES = 768 << 10
 #: the input channels. A block reads and writes all sums of its share: four runs of blocks take 3870 us for 5 x 5 taps
 #: between 128 channels and 32 images of 8 x 8, four times 32 channels 2500.
 SHARES, SHARE_BYTES = 4, 1 << 20
+#: Cycles that the launches take, of both threads, more than those of the direct form, which has as many.
+LAUNCHES = 5_000
 
 # fmt: off
 (IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_ROWS, OUT_COLUMNS, OUT_CHANNELS, TOP, LEFT, PIECE_ROWS, PIECE_COLUMNS,
@@ -59,8 +61,8 @@ def find(
     (rows, columns), odd = (max(k // 2, 1) for k in kernel_hw), [k % 2 for k in kernel_hw]
     tile_rows, tile_columns = -(-p // 2), -(-q // 2)
     planes, inputs = (3 * rows + odd[0]) * (3 * columns + odd[1]), c * (1 + (columns - 1) / tile_columns)
-    total = n * tile_rows * tile_columns
-    if c % lanes or o % lanes or not pays(total, c, o, kernel_hw, lanes, planes, inputs):
+    once = LAUNCHES + 16 * rows * columns * c * o / lanes * 8  # 8 cycles for a vector of a plane
+    if not pays(x_shape, o, kernel_hw, out_hw, origin[0], lanes, (planes, inputs + o), once):
         return None
     splits = 1
     while planes * c * o * itemsize > splits * SHARE_BYTES and splits < SHARES and c % (2 * splits * lanes) == 0:
@@ -101,7 +103,7 @@ def find(
                 tile[AR], tile[LDC], tile[FLAGS] = 1, o, flags
                 tiles += tile
     numbers = np.array([head[i] for i in range(TILE)] + tiles + panels, np.int64)
-    return Plan(numbers, head[SCRATCH], total * planes * c * o, (rows, columns))
+    return Plan(numbers, head[SCRATCH], n * tile_rows * tile_columns * planes * c * o, (rows, columns))
 
 
 def weight_grad(plan: Plan, x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int]) -> np.ndarray | None:
