@@ -15,8 +15,9 @@ TASKS = 16
 
 #: Bytes of arrays that no cache holds, and products for each pixel so few that memory decides the time. There tiles ask
 #: for the lines ahead: processors see them coming less well than one would think. A 1x1 weight gradient of 16 -> 32
-#: channels, 24 MB aligned to cache lines, takes 390 us instead of 1050. With 128 x 128 products it takes 30 % longer.
-FAR_BYTES, FEW_PRODUCTS = 20 << 20, 64 * 64
+#: channels, 24 MB aligned to cache lines, takes 390 us instead of 1050, one of 3 -> 32, 3x3 and 18 MB, 602 instead of
+#: 923; of 13 MB it gains nothing. With 128 x 128 products it takes 30 % longer.
+FAR_BYTES, FEW_PRODUCTS = 17 << 20, 64 * 64
 LINE_BYTES = 64
 
 #: Axes that take logical shapes to the order in memory, and back.
