@@ -21,15 +21,18 @@ def test_a_tiny_selection_gives_json_and_markdown(tmp_path: Path, capsys: pytest
     out, markdown = tmp_path / "bench.json", tmp_path / "bench.md"
     bench("machine", "matmul", "--case", "kernel launch", "128x128 A B", "--threads", "2", "--json", str(out))
     bench("steps", "convs", "--case", "LeNet-5, inf*", "*5x5 forward", "--json", str(out), "--markdown", str(markdown))
+    bench("threads", "--threads", "2", "--json", str(out))
     rows = json.loads(out.read_text())["rows"]
     assert [(row["part"], row["name"]) for row in rows] == [
         ("machine", "kernel launch"),
         ("matmul", "128x128 A B"),
         ("inference", "LeNet-5, inference, batch 1"),
         ("first layers", "32x28x28x1->6 5x5 forward"),
+        ("more threads", "LeNet-5, training step, batch 128"),
     ]
     assert all(0 < time < 1 for row in rows for times in row["sides"].values() for time in times)
     assert set(rows[1]["sides"]) == {"ours", "numpy"}
+    assert set(rows[4]["sides"]) == {"ours", "ours on one thread"}
     assert rows[3]["flops"] == 2 * 32 * 28 * 28 * 6 * 25 and rows[3]["peak"] > 1
     assert "| LeNet-5, inference, batch 1 |" in markdown.read_text()
     assert "GFLOP/s" in capsys.readouterr().out

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from . import convs, machine, matmuls, memory, report, startup, steps
+from . import convs, machine, matmuls, memory, report, startup, steps, threads
 from .options import Options
 from .results import Row, load, merge, save
 
@@ -27,6 +27,7 @@ PARTS: dict[str, tuple[Callable[[Options], Iterator[Row]], float]] = {
     "convs": (convs.measure, 0.05),
     "matmul": (matmuls.measure, 0.05),
     "steps": (steps.measure, 0.5),
+    "threads": (threads.measure, 0.5),
     "startup": (startup.measure, 0),
     "memory": (memory.measure, 0),
 }

@@ -15,6 +15,7 @@ BEGIN, END = "<!-- benchmark: written by python -m tinygrad_cnn bench --write-re
 SHOWN = (
     "training steps",
     "inference",
+    "more threads",
     "memory that a step needs",
     "memory of the whole process",
     "startup",
