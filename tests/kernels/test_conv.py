@@ -121,8 +121,8 @@ def assert_as_in_float64(
 @pytest.mark.parametrize(
     "case",
     [
-        Case(16, 1, (28, 28), 6, (5, 5), Conv2dSpec(padding=(2, 2, 2, 2)), "f", 0),  # two pixels taken together
-        Case(32, 1, (28, 26), 3, (5, 5), Conv2dSpec(padding=(2, 2, 1, 1)), "f", 10),  # and four
+        Case(16, 1, (28, 28), 6, (5, 5), Conv2dSpec(padding=(2, 2, 2, 2)), "f", 0),  # by planes of pixels
+        Case(32, 1, (28, 26), 3, (5, 5), Conv2dSpec(padding=(2, 2, 1, 1)), "f", 10),
         Case(16, 6, (14, 14), 16, (5, 5), Conv2dSpec(), "f", 1),  # taps across the vector, gradients spread
         Case(9, 6, (14, 13), 16, (5, 3), Conv2dSpec((2, 1), (1, 2, 0, 3), (2, 1)), "f", 2),  # spread, rows far apart
         Case(2, 40, (40, 41), 40, (3, 3), Conv2dSpec(padding=(1, 1, 1, 1)), "f", 3),  # an image in bands

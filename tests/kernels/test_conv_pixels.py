@@ -109,7 +109,7 @@ def pooled_gradient(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
 def test_the_gradients_from_the_winners_are_those_from_the_map(case: Case) -> None:
     x, g, winner, whole = pooled_gradient(case)
     found = conv.conv2d_max_pool_grads(g, winner, x, (case.o, case.c, *case.kernel), case.spec)
-    if case.o > simd.max_columns(case.dtype) or case.spec.output_hw(case.hw, case.kernel)[0] % 2:
+    if case.spec.output_hw(case.hw, case.kernel)[0] % 2:
         assert found is None
         return
     assert found is not None
@@ -129,19 +129,11 @@ def test_gradients_with_infinities_are_left_to_the_map(case: Case, value: float,
     assert found is None or np.isfinite(exact).all()
 
 
-@contextmanager
-def by_planes(case: Case) -> Iterator[None]:
-    """Weight gradients have no other way to go, where they can go by planes."""
-    fits = case.o <= simd.max_columns(case.dtype)
-    with mock.patch.object(conv, "weight_grad", None) if fits else mock.patch.object(conv_pixel_grads, "launch", None):
-        yield
-
-
 @given(cases(), st.sampled_from(["channels_last", "nchw", "strided", "read_only"]))
 @always()
 def test_weight_gradients_agree_with_the_float64_reference(case: Case, layout: str) -> None:
     x, _, _, g = operands(case, layout)
-    with by_planes(case):
+    with mock.patch.object(conv, "weight_grad", None):  # there is no other way
         found = conv.conv2d_weight_grad(x, g, case.kernel, case.spec)
     wide = g.astype(np.float64)
     close(found, reference.conv2d_weight_grad(x.astype(np.float64), wide, case.kernel, case.spec), wide[:, 0].size)
@@ -222,7 +214,7 @@ def test_the_error_of_a_weight_gradient_is_no_larger_than_that_of_a_matrix_produ
     case = Case(n, c, (size, size), 4, (3, 3), Conv2dSpec(), "f", 0)
     x, _, _, g = (np.abs(a) for a in operands(case))
     exact = reference.conv2d_weight_grad(x.astype(np.float64), g.astype(np.float64), case.kernel, case.spec)
-    with always(), by_planes(case):
+    with always(), mock.patch.object(conv, "weight_grad", None):
         ours = conv.conv2d_weight_grad(x, g, case.kernel, case.spec)
     numpys = reference.conv2d_weight_grad(x, g, case.kernel, case.spec)
     errors = [np.sqrt(np.mean((grad - exact) ** 2)) for grad in (ours, numpys)]
@@ -239,8 +231,7 @@ def test_many_channels_strides_groups_single_taps_and_few_pixels_are_left_to_lan
         return conv_pixel_grads.find("f", *shapes, Conv2dSpec(**spec), pooled) is not None
 
     few = simd.lanes("f") * 3 // 8
-    if few <= simd.max_columns("f"):
-        assert summed(1, few, 28, 5) and summed(3, few, 28, 5) and summed(1, few, 28, 5, pooled=True)
+    assert summed(1, few, 28, 5) and summed(3, few, 28, 5) and summed(1, few, 28, 5, pooled=True)
     assert not summed(1, few, 6, 5) and not summed(1, 16, 28, 5) and not summed(16, 1, 28, 3)
     assert not summed(1, 2, 28, 5, stride=(1, 2)) and not summed(2, 2, 28, 5, groups=2)
     assert chosen(1, few, 5) and chosen(1, few, 5, pooled=True) and chosen(3, few, 5)

@@ -108,7 +108,7 @@ def panel_widths(dtype: Any, kind: int, rows: int, columns: int, walk: float = 0
     `walk` is the share of the time that each panel adds to it.
     """
     vectors = -(-columns // simd.lanes(dtype))
-    choices = [_split(vectors, -(-vectors // widest)) for widest in range(1, simd.max_vectors(kind) + 1)]
+    choices = [split(vectors, -(-vectors // widest)) for widest in range(1, simd.max_vectors(kind) + 1)]
 
     def cost(widths: list[int]) -> float:
         return sum(_cycles(kind, rows, width) for width in widths) * (1 + walk * len(widths))
@@ -129,9 +129,9 @@ def stacks(dtype: Any, runs: int, run: int, columns: int, walk: float) -> tuple[
     lanes, choices = simd.lanes(dtype), []
     for widest in range(1, simd.max_vectors() + 1):
         vectors = -(-columns // lanes)
-        widths = _split(vectors, -(-vectors // widest))
+        widths = split(vectors, -(-vectors // widest))
         most = max(1, simd.max_stack(widths[0]) // run)
-        sets = _split(runs, -(-runs // most))
+        sets = split(runs, -(-runs // most))
         cycles = sum(_cycles(simd.OUTER, run, w) if n == 1 else _stack_cycles(n * run, w) for n in sets for w in widths)
         choices.append((cycles * (1 + walk * len(widths) * len(sets)), widths, sets))
     return min(choices)
@@ -141,7 +141,7 @@ def _stack_cycles(rows: int, width: int) -> float:
     return max(rows * width / 2, (rows + width) * 0.53) + 0.3
 
 
-def _split(total: int, parts: int) -> list[int]:
+def split(total: int, parts: int) -> list[int]:
     """`total` in `parts` whole numbers that differ by one at most, largest first."""
     return [total // parts + (i < total % parts) for i in range(parts)]
 
@@ -152,7 +152,7 @@ def _cycles(kind: int, rows: int, width: int) -> float:
     The taps of a slide add to the same sums one after another: four cycles each; else (measured) two.
     """
     taps = simd.taps(kind)
-    tiles = _split(rows, -(-rows // simd.max_rows(width, kind)))
+    tiles = split(rows, -(-rows // simd.max_rows(width, kind)))
     left = width if simd.is_lanewise(kind) else 1
     loads = [left * (m + taps - 1) / taps + width for m in tiles]
     wait = 4 if taps > 1 else 2

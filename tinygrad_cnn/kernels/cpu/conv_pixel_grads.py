@@ -52,13 +52,15 @@ if contract.ENABLED:
 
 #: Shares of the sums, each with its own.
 SHARDS_WANTED = 8
+#: Cycles of a tile's call.
+CALL = 80
 
 # fmt: off
 (G_PLANE, G_AT, ONES_AT, Y_AT, WINNERS_AT, SCRATCH, SHARDS, SHARD, VECTORS, COLUMNS, G_READS, LANES, TAIL, KERNEL_ROWS,
- KERNEL_COLUMNS, DOWN, ACROSS, MOST_TAPS, BIASED, SUMS, TILE) = range(SPARE + 1, SPARE + 22)
+ KERNEL_COLUMNS, DOWN, ACROSS, GROUPS, MOST_TAPS, BIASED, SUMS, TILE) = range(SPARE + 1, SPARE + 23)
 # fmt: on
-#: After the tiles: the addresses of those for 1, 2, ... taps.
-ADDRESSES = TILE + 2 * TILE_ARGS
+#: After the tiles, for each group of output channels: its first one, and the tiles' addresses for 1, 2, ... taps.
+TILES_AT = TILE + 2 * TILE_ARGS
 
 
 class Gradients(NamedTuple):
@@ -74,19 +76,18 @@ def find(
 ) -> Gradients | None:
     """The work for x (N, C, H, W), of a convolution or of one with its 2 x 2 max-pool; None if others are as fast."""
     (n, c, h, w), (o, _, kh, kw) = x_shape, w_shape
-    few = c <= CHANNELS and 0 < o <= min(CHANNELS, simd.max_columns(char))
-    if not few or spec.stride != (1, 1) or spec.groups != 1 or 0 in x_shape:
+    if c > CHANNELS or not 0 < o <= CHANNELS or spec.stride != (1, 1) or spec.groups != 1 or 0 in x_shape:
         return None
     (p, q), unit = spec.output_hw((h, w), (kh, kw)), 1 + pool
     lanes, itemsize = simd.lanes(char), np.dtype(char).itemsize
     (top, _, left, right), (dy, dx) = spec.padding, spec.dilation
     units, columns, span = p // unit, q // unit, (kh - 1) * dy + 1
-    taps = -(-kw // -(-kw // simd.max_rows(o, simd.DOT)))
+    groups, taps = _tiles(char, kw, o)
     vectors, x_vectors = -(-columns // lanes), -(-w // lanes)
     pitch = max(w + max(left, right), q)  # the zeros behind a row are those before the next
     if pool and (p % 2 or conv_pixels.find(char, x_shape, w_shape, False, spec, False, True) is None):
         return None  # an infinity under a last row that no window takes would go unseen
-    if not pool and not _pays(char, (p, q), (kh, kw), c, o, taps, pitch):
+    if not pool and not _pays(char, (p, q), (kh, kw), c, o, pitch):
         return None
     if pool:
         pitch = max(pitch, 2 * lanes * vectors)  # the last windows of a row stay clear of the next
@@ -111,7 +112,7 @@ def find(
         G_PLANE: g_plane, G_AT: g_at, G_READS: reads(vectors, o, lanes), ONES_AT: ones_at, Y_AT: y_at,
         WINNERS_AT: winners_at, SCRATCH: spare_at + spare, SHARDS: shards, SHARD: size, SUMS: in_lines(shards * size),
         VECTORS: vectors, COLUMNS: columns, LANES: lanes, TAIL: q - pitch, KERNEL_ROWS: kh,
-        KERNEL_COLUMNS: kw, DOWN: dy * pitch, ACROSS: dx, MOST_TAPS: taps, BIASED: pool,
+        KERNEL_COLUMNS: kw, DOWN: dy * pitch, ACROSS: dx, GROUPS: len(groups), MOST_TAPS: taps, BIASED: pool,
     }  # fmt: skip
     tiles = []
     for rows in (units // bands, most):
@@ -119,24 +120,41 @@ def find(
         tile[N3] = (rows * unit * pitch + head[TAIL] - 1) // lanes
         tile[AR], tile[BK], tile[LDC], tile[FLAGS] = dx, g_plane, c * o, simd.ADD
         tiles += tile
-    addresses = [simd.tile_address(char, simd.DOT, o, rows + 1) for rows in range(taps)]
-    plan = np.array([head[i] for i in range(TILE)] + tiles + addresses, np.int64)
+    for group, columns in enumerate(groups):
+        tiles += [sum(groups[:group])] + [simd.tile_address(char, simd.DOT, columns, k + 1) for k in range(taps)]
+    plan = np.array([head[i] for i in range(TILE)] + tiles, np.int64)
     body = _gradients_through_pool if pool else _gradients
     return Gradients(contract.Work(body, plan, head[SCRATCH], work), (shards, size))
 
 
-def _pays(char: str, y_hw: tuple[int, int], kernel_hw: tuple[int, int], c: int, o: int, taps: int, pitch: int) -> bool:
+def _tiles(char: str, kw: int, o: int) -> tuple[list[int], int]:
+    """How many output channels to take in each tile, and how many of the kw taps of a row: the fewest cycles."""
+    fewest = -(-o // simd.max_columns(char))
+
+    def choice(groups: int) -> tuple[float, list[int], int]:
+        columns = contract.split(o, groups)
+        taps = -(-kw // -(-kw // simd.max_rows(columns[0], simd.DOT)))
+        return _cycles(kw, columns, taps, CALL / 64), columns, taps
+
+    return min(choice(groups) for groups in (fewest, fewest + 1) if groups <= o)[1:]
+
+
+def _cycles(kw: int, columns: list[int], taps: int, call: float) -> float:
+    """Of a vector of pixels, for a row of taps: two multiply-adds or some two lines a cycle; A's vectors lie in two."""
+    tiles = [(min(taps, kw - first), n) for first in range(0, kw, taps) for n in columns]
+    return sum(max(m * n / 2, 0.53 * (1.8 * m + n)) + call for m, n in tiles)
+
+
+def _pays(char: str, y_hw: tuple[int, int], kernel_hw: tuple[int, int], c: int, o: int, pitch: int) -> bool:
     """Whether the sums take less time than with lanes of channels, in cycles a pixel measured with AVX-512.
 
-    A tile takes 80 more for each band, and a channel of a pixel 0.25 on its way to its plane. The others take a fifth
-    more than contract says, and 1.
+    A channel of a pixel takes 0.25 on its way to its plane. The others take a tenth more than contract says, and 1.
     """
-    (p, q), (kh, kw), lanes = y_hw, kernel_hw, simd.lanes(char)
-    tiles = [min(taps, kw - first) for first in range(0, kw, taps)]
-    vector = sum(max(tile * o / 2, 0.53 * (1.8 * tile + o)) for tile in tiles)
-    planes = kh * c * (vector * pitch / lanes / q + 80 * len(tiles) / (p * q)) + 0.25 * (o + c) + 0.5
-    together = min(contract.stacks(char, kh, (kw + k) * c, o + k * o, contract.WALK)[0] / (k + 1) for k in range(8))
-    return planes < 1.2 * min(together, kh * contract.cycles(char, simd.OUTER, o, kw * c)) + 1
+    (p, q), (kh, kw) = y_hw, kernel_hw
+    vectors = pitch / simd.lanes(char) / q  # of a pixel
+    planes = kh * c * vectors * _cycles(kw, *_tiles(char, kw, o), CALL / (vectors * p * q)) + 0.25 * (o + c) + 0.5
+    stacks = contract.stacks(char, kh, kw * c, o, contract.WALK)[0]
+    return planes < 1.1 * min(stacks, kh * contract.cycles(char, simd.OUTER, o, kw * c)) + 1
 
 
 def weights(found: Gradients, x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int]) -> np.ndarray | None:
@@ -217,19 +235,27 @@ def _begin(plan, scratch, base):  # type: ignore[no-untyped-def]
 def _add_products(plan, rows, to, scratch, base):  # type: ignore[no-untyped-def]
     """Add a band's dot products of each tap's pixels, or of ones, with the gradient of each output channel."""
     tile = TILE + (TILE_ARGS if rows > plan[UNITS] // plan[BANDS] else 0)
-    g, columns, most = base + plan[G_AT], plan[KERNEL_COLUMNS], plan[MOST_TAPS]
     lanes = rows * plan[UNIT] * plan[PITCH] + plan[TAIL] - plan[tile + N3] * plan[LANES]
-    for row in range(plan[KERNEL_ROWS]):
-        for channel in range(plan[IN]):
-            a = base + channel * plan[X_PLANE] + row * plan[DOWN]
-            at = to + channel * plan[OUT]
-            for column in range(0, columns, most):
-                taps = min(most, columns - column)
-                address = plan[ADDRESSES + taps - 1]
-                simd.call_tile(address, plan, tile, scratch, a, scratch, g, scratch, at, scratch, to, lanes, 1)
-                a += taps * plan[ACROSS]
-                at += taps * plan[tile + LDC]
-        to += columns * plan[tile + LDC]
-    if plan[BIASED]:
-        ones = base + plan[ONES_AT]
-        simd.call_tile(plan[ADDRESSES], plan, tile, scratch, ones, scratch, g, scratch, to, scratch, to, lanes, 1)
+    for group in range(plan[GROUPS]):
+        tiles = TILES_AT + group * (1 + plan[MOST_TAPS])
+        g, out = base + plan[G_AT] + plan[tiles] * plan[G_PLANE], to + plan[tiles]
+        for row in range(plan[KERNEL_ROWS]):
+            for channel in range(plan[IN]):
+                a, at = base + channel * plan[X_PLANE] + row * plan[DOWN], out + channel * plan[OUT]
+                _add_row(plan, tile, tiles, lanes, a, g, at, scratch)
+            out += plan[KERNEL_COLUMNS] * plan[tile + LDC]
+        if plan[BIASED]:
+            a = base + plan[ONES_AT]
+            simd.call_tile(plan[tiles + 1], plan, tile, scratch, a, scratch, g, scratch, out, scratch, out, lanes, 1)
+
+
+@inner
+def _add_row(plan, tile, tiles, lanes, a, g, out, scratch):  # type: ignore[no-untyped-def]
+    """The products of a row of taps."""
+    columns, most = plan[KERNEL_COLUMNS], plan[MOST_TAPS]
+    for column in range(0, columns, most):
+        taps = min(most, columns - column)
+        address = plan[tiles + taps]
+        simd.call_tile(address, plan, tile, scratch, a, scratch, g, scratch, out, scratch, out, lanes, 1)
+        a += taps * plan[ACROSS]
+        out += taps * plan[tile + LDC]

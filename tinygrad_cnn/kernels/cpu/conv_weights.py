@@ -34,13 +34,8 @@ CHUNK, AHEAD = 8, 6 << 10
 
 def weight_grad(x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int], spec: Conv2dSpec) -> np.ndarray:
     """(N, H, W, C), (N, P, Q, O) -> (KH, KW, C/G, O), all C-contiguous."""
-    if (together := _pixels_together(x.dtype.char, x.shape, g.shape, kernel_hw, spec)) > 1:
-        return _together(together, x, g, kernel_hw, spec)
     found = _find(x.dtype.char, x.shape, g.shape, kernel_hw, spec)
-    return _compute(found, x, g, (*kernel_hw, x.shape[3] // spec.groups), g.shape[3])
-
-
-def _compute(found: _Found | None, x: np.ndarray, g: np.ndarray, taps: tuple[int, ...], o: int) -> np.ndarray:
+    taps, o = (*kernel_hw, x.shape[3] // spec.groups), g.shape[3]
     if found is None:
         return memory.zeros((*taps, o), x.dtype)
     shape = (o, *taps) if found.swapped else (*taps, o)
@@ -52,38 +47,6 @@ def _compute(found: _Found | None, x: np.ndarray, g: np.ndarray, taps: tuple[int
     if found.swapped:  # (O, KH, KW, C/G) -> (KH, KW, C/G, O)
         w, swapped = memory.empty((*taps, o), x.dtype), w
         np.copyto(w, swapped.transpose(1, 2, 3, 0))
-    return w
-
-
-@lru_cache(4096)
-def _pixels_together(
-    char: str, x_shape: tuple[int, ...], g_shape: tuple[int, ...], kernel_hw: tuple[int, int], spec: Conv2dSpec
-) -> int:
-    """How many neighbouring output pixels to take as one of more channels, to fill a vector; 1: as they are.
-
-    LeNet's first layer has 5 taps in a row and 6 output channels, of 16 lanes; four pixels together have 8 and 24.
-    """
-    (n, _, _, c), (_, p, q, o), (kh, kw) = x_shape, g_shape, kernel_hw
-    if spec.groups > 1 or spec.stride[1] > 1 or spec.dilation[1] > 1 or n * p * q * c * o * kh * kw < 1_000_000:
-        return 1
-
-    def cost(pixels: int) -> float:
-        return contract.stacks(char, kh, (kw + pixels - 1) * c, pixels * o, contract.WALK)[0] / pixels
-
-    best = min((pixels for pixels in range(1, 9) if q % pixels == 0), key=cost)
-    return best if cost(best) < 0.8 * min(cost(1), kh * contract.cycles(char, simd.OUTER, o, kw * c)) else 1
-
-
-def _together(pixels: int, x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int], spec: Conv2dSpec) -> np.ndarray:
-    """The gradient by a wider kernel at a stride of `pixels`: tap t of pixel i is its tap t + i."""
-    (n, p, q, o), (kh, kw), c = g.shape, kernel_hw, x.shape[3]
-    wide_spec = spec._replace(stride=(spec.stride[0], pixels))
-    found = _find(x.dtype.char, x.shape, (n, p, q // pixels, pixels * o), (kh, kw + pixels - 1), wide_spec)
-    wide = _compute(found, x, g, (kh, kw + pixels - 1, c), pixels * o).reshape(kh, -1, c, pixels, o)
-    w = memory.empty((kh, kw, c, o), x.dtype)
-    np.add(wide[:, :kw, :, 0], wide[:, 1 : kw + 1, :, 1], out=w)
-    for i in range(2, pixels):
-        w += wide[:, i : i + kw, :, i]
     return w
 
 
