@@ -73,7 +73,7 @@ def find(
     tile_bytes = 16 * (v_row * v_columns / tile_columns + o) * itemsize
     most = max(8, min(SUM_PRODUCTS, int(BLOCK_BYTES // tile_bytes)))
     bands = min(tile_rows, -(-tile_rows * tile_columns // most))
-    groups = n if bands > 1 else -(-n // (most // (tile_rows * tile_columns)))
+    groups = n if bands > 1 else -(-n // max(1, most // (tile_rows * tile_columns)))
     groups = min(-(-groups // SHARES) * SHARES, n)
     size = rows * columns * c * o
     sum_plane = size + 64 // itemsize
