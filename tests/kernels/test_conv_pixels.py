@@ -231,9 +231,10 @@ def test_many_channels_strides_groups_single_taps_and_few_pixels_are_left_to_lan
         return conv_pixel_grads.find("f", *shapes, Conv2dSpec(**spec), pooled) is not None
 
     few = simd.lanes("f") * 3 // 8
-    assert summed(1, few, 28, 5) and summed(3, few, 28, 5) and summed(1, few, 28, 5, pooled=True)
+    assert summed(1, few, 28, 5) and summed(1, few, 28, 5, pooled=True)
+    assert summed(3, few, 28, 5) or simd.lanes("f") < 16  # there the taps fill a vector as well
     assert not summed(1, few, 6, 5) and not summed(1, 16, 28, 5) and not summed(16, 1, 28, 3)
     assert not summed(1, 2, 28, 5, stride=(1, 2)) and not summed(2, 2, 28, 5, groups=2)
     assert chosen(1, few, 5) and chosen(1, few, 5, pooled=True) and chosen(3, few, 5)
-    assert not chosen(1, 16, 5) and not chosen(40, few, 3) and not chosen(8, few, 1)
+    assert not chosen(1, 16, 5) and not chosen(40, few, 3) and not chosen(8, 8, 1)
     assert not chosen(1, few, 5, stride=(2, 2)) and not chosen(2, 2 * few, 5, groups=2)
