@@ -90,31 +90,37 @@ AWKWARD = [
 GROUPS = {"convs": COMMON, "convs, C != O": UNEQUAL, "first layers": FIRST, "awkward convs": AWKWARD}
 QUICK = {"convs": COMMON[:1], "first layers": FIRST[:1]}
 
+#: Rows between two measurements of the peak.
+PEAK_EVERY = 3
+
 
 def measure(options: Options) -> Iterator[Row]:
-    """One row for each pass of each shape; first layers need no input gradient."""
+    """One row for each pass of each shape; first layers need no input gradient.
+
+    Every round goes through all rows: what slows the machine down for a while spoils one round of each and not a row.
+    """
     peaks: list[float] = []
     modes = ("eager", "eager channels_last") if options.torch else ()
+    rows = [(row, shape) for row, shape in _rows(options.quick) if options.wants(row.name)]
     with ExitStack() as stack:
         ours = stack.enter_context(Side(OURS, "", options.threads))
         rivals = [stack.enter_context(Side("torch", mode, options.threads, options.torch)) for mode in modes]
-        for group, shapes in (QUICK if options.quick else GROUPS).items():
-            for shape in shapes:
-                if shape.n * shape.h**2 * shape.c > LARGEST:
-                    continue
-                rows = [
-                    Row(group, f"{shape} {part}", flops=shape.flops)
-                    for part in PASSES
-                    if group != "first layers" or part != "input gradient"
-                ]
-                rows = [row for row in rows if options.wants(row.name)]
-                if rows:
+        for turn in range(options.rounds):
+            print(f"  round {turn + 1} of {options.rounds}", flush=True)
+            for i, (row, shape) in enumerate(rows):
+                if i % PEAK_EVERY == 0:
                     peaks.append(machine.peak(ours, options))
-                for row in rows:
+                part = row.name[len(str(shape)) + 1 :]
+                case = shape._asdict() | {"kind": "conv", "padding": shape.pad, "pass": part}
+                take_turns([ours, *rivals], case, row, options.seconds, 1)
+                if turn == options.rounds - 1:
                     row.peak = median(peaks)
-                    case = shape._asdict() | {
-                        "kind": "conv",
-                        "padding": shape.pad,
-                        "pass": row.name[len(str(shape)) + 1 :],
-                    }
-                    yield take_turns([ours, *rivals], case, row, options.seconds, options.rounds)
+                    yield row
+
+
+def _rows(quick: bool) -> Iterator[tuple[Row, Shape]]:
+    for group, shapes in (QUICK if quick else GROUPS).items():
+        for shape in shapes:
+            for part in PASSES if shape.n * shape.h**2 * shape.c <= LARGEST else ():
+                if group != "first layers" or part != "input gradient":
+                    yield Row(group, f"{shape} {part}", flops=shape.flops), shape
