@@ -41,7 +41,7 @@ if contract.ENABLED:
 #: Bytes of transformed inputs and products of a group of tiles, from planes to pixels in one go. A group reads all of
 #: the transformed weights. Up to WEIGHT_BYTES, both fit the L1 cache (64 images of 32 x 32, 16 -> 16 channels: 562 us,
 #: 595 in large groups); more come from the L2 cache, the fewer times the better (64 images of 16 x 16, 16 -> 32
-#: channels: 236 us, 259 in small groups), or from beyond it: then a group is a third of the weights' bytes, up to
+#: channels: 236 us, 259 in small groups), or from beyond it: then a group is a fifth of the weights' bytes, up to
 #: HUGE_BYTES (32 images of 16 x 16, 128 -> 128 channels, 5x5: 8.3 ms, 10.0 in large groups, 17.6 where others use the
 #: memory too).
 SMALL_BYTES, LARGE_BYTES, HUGE_BYTES, WEIGHT_BYTES = 48 << 10, 384 << 10, 1536 << 10, 16 << 10
@@ -100,7 +100,7 @@ def find(
     widths = contract.panel_widths(char, simd.OUTER, 1024, o, contract.WALK)
     rows = min(simd.max_rows(width) for width in widths)
     weights = 16 * depth * o * itemsize
-    room = SMALL_BYTES if weights <= WEIGHT_BYTES else min(max(LARGE_BYTES, weights // 3), HUGE_BYTES)
+    room = SMALL_BYTES if weights <= WEIGHT_BYTES else min(max(LARGE_BYTES, weights // 5), HUGE_BYTES)
     most = max(1, min(room // (16 * (depth + o) * itemsize), total // GROUPS_WANTED) // rows) * rows
     groups = -(-total // most)
     groups = min(groups + groups % 2, total)  # an even number: two threads finish together
