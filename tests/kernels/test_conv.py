@@ -242,13 +242,14 @@ def test_the_bits_do_not_depend_on_the_number_of_parts(parts_of_any_size: Callab
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("shape", [(0, 3, 8, 8), (2, 0, 8, 8)])
-def test_empty_batches_and_channels(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("shape", "o"), [((0, 3, 8, 8), 4), ((2, 0, 8, 8), 4), ((2, 3, 8, 8), 0), ((0, 3, 8, 8), 0)])
+def test_empty_batches_and_channels(shape: tuple[int, ...], o: int) -> None:
     x, spec = np.ones(shape, "f"), Conv2dSpec(padding=(1, 1, 1, 1))
-    w = np.ones((4, shape[1], 3, 3), "f")
-    bias = np.arange(4, dtype="f")
+    w = np.ones((o, shape[1], 3, 3), "f")
+    bias = np.arange(o, dtype="f")
     y = conv.conv2d(x, w, bias, spec)
-    assert y.shape == (shape[0], 4, 8, 8)
+    assert y.shape == (shape[0], o, 8, 8)
+    np.testing.assert_array_equal(conv.conv2d_bias_grad(y), y.sum((0, 2, 3)))
     np.testing.assert_array_equal(y, np.broadcast_to(bias[:, None, None], y.shape))
     assert not conv.conv2d_input_grad(y, w, (8, 8), spec).any()
     assert not conv.conv2d_weight_grad(x, y, (3, 3), spec).any()

@@ -168,7 +168,7 @@ def conv2d_bias_grad(g: np.ndarray) -> np.ndarray:
     if not contract.ENABLED or g.dtype.char not in "fd":
         return reference.conv2d_bias_grad(g)
     g = layout(g, NHWC)
-    return column_sums(g.reshape(-1, g.shape[3]))
+    return column_sums(g.reshape(g.size // max(g.shape[3], 1), g.shape[3]))
 
 
 # The plan of a walk over windows, which serves forward and input gradient: a header, then one phase after another.
