@@ -129,7 +129,7 @@ X, W = tg.ones(2, 4, 6, 6), tg.ones(8, 4, 3, 3)
 ERRORS: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("not a tensor", lambda: F.conv2d(X.numpy(), W), TypeError, ["Tensor", "ndarray"]),
     ("integers", lambda: F.conv2d(X.long(), W), TypeError, ["int64", ".float()"]),
-    ("two dtypes", lambda: F.conv2d(X, W.double()), TypeError, ["float32", "float64"]),
+    ("two dtypes", lambda: F.conv2d(X.double(), W), TypeError, ["float64", ".to(tg.float32) on the input"]),
     ("bias dtype", lambda: F.conv2d(X, W, tg.ones(8).double()), TypeError, ["float32", "float64"]),
     ("channels", lambda: F.conv2d(X[:, :3], W), ValueError, ["expects 4", "(2, 3, 6, 6)", "in_channels=3"]),
     ("a matrix", lambda: F.conv2d(X[0, 0], W), ValueError, ["(6, 6)", "unsqueeze"]),

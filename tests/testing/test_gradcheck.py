@@ -519,6 +519,7 @@ def _noise(x: Any) -> Any:
     ("fn", "inputs", "options", "error", "message"),
     [
         (ops.neg, tg.tensor([1, 2]), {}, TypeError, "at least one floating-point Tensor input, got int64"),
+        (ops.neg, np.ones((3, 4)), {}, TypeError, r"got ndarray float64 \(3, 4\); use tg\.from_numpy\(\)"),
         (ops.mul, [randn(2), tg.tensor([1, 2])], {"wrt": 1}, TypeError, "input 1 is int64"),
         (ops.neg, randn(2), {"wrt": 1}, IndexError, "input 1 of 1"),
         (ops.neg, randn(2).float(), {}, TypeError, r"use \.double\(\)"),

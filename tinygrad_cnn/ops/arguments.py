@@ -71,5 +71,5 @@ def check_floats(op: str, first: Any, *others: Any) -> None:
         if other._array.dtype != dtype:
             raise TypeError(
                 f"{op} expects tensors of one dtype, got an input of {dtype} and a {other._array.dtype} of shape "
-                f"{other._array.shape}; use .to({dtype})"
+                f"{other._array.shape}; use .to(tg.{other._array.dtype}) on the input or .to(tg.{dtype}) on the other"
             )

@@ -173,7 +173,8 @@ def _multiply(product: Any, input: Any, weight: Any, bias: Any) -> Any:
         raise RuntimeError(f"linear: a bias of shape {b.shape} does not fit {w.shape[0]} output features")
     if x.dtype != w.dtype or (b is not None and b.dtype != x.dtype):
         raise RuntimeError(
-            f"linear: dtypes differ: input {x.dtype}, weight {w.dtype}, bias {None if b is None else b.dtype}"
+            f"linear: dtypes differ: input {x.dtype}, weight {w.dtype}, bias {None if b is None else b.dtype}; "
+            f"use .to(tg.{w.dtype}) on the input"
         )
     if x.ndim == 2:
         return product(input, weight, bias)

@@ -497,7 +497,8 @@ def _chosen(inputs: list[Any], wrt: int | Sequence[int] | None) -> list[int]:
         chosen = [i for i, x in enumerate(inputs) if isinstance(x, Variable) and x._array.dtype.kind == "f"]
         if not chosen:
             kinds = ", ".join(_described(x) for x in inputs) or "none"
-            raise TypeError(f"a gradient check needs at least one floating-point Tensor input, got {kinds}")
+            hint = "; use tg.from_numpy()" if any(isinstance(x, np.ndarray) for x in inputs) else ""
+            raise TypeError(f"a gradient check needs at least one floating-point Tensor input, got {kinds}{hint}")
         return chosen
     chosen = [wrt] if isinstance(wrt, int) else list(wrt)
     check_wrt(inputs, chosen)
@@ -542,6 +543,8 @@ def outputs_of(fn: Any, result: Any) -> list[Any]:
 
 
 def _described(x: Any) -> str:
+    if isinstance(x, np.ndarray):
+        return f"ndarray {x.dtype} {x.shape}"
     if not isinstance(x, Variable):
         return repr(x)
     array = x._array
