@@ -133,8 +133,12 @@ def test_the_error_is_no_larger_than_that_of_a_matrix_product(k: int, channels: 
         (conv.conv2d(x, w, bias, case.spec), reference.conv2d, (x, w, bias), (*wide[:3],)),
         (conv.conv2d_weight_grad(x, g, (k, k), case.spec), reference.conv2d_weight_grad, (x, g), (wide[0], wide[3])),
     ]
+    pairs.append(
+        (conv.conv2d_input_grad(g, w, (16, 16), case.spec), reference.conv2d_input_grad, (g, w), (wide[3], wide[1]))
+    )
+    sizes = {reference.conv2d: (), reference.conv2d_weight_grad: ((k, k),), reference.conv2d_input_grad: ((16, 16),)}
     for ours, function, single, double in pairs:
-        rest = ((k, k), case.spec) if function is reference.conv2d_weight_grad else (case.spec,)
+        rest = (*sizes[function], case.spec)
         exact = function(*double, *rest)
         numpys = np.sqrt(np.mean((function(*single, *rest) - exact) ** 2))
         assert np.sqrt(np.mean((ours - exact) ** 2)) <= 2 * numpys

@@ -49,7 +49,8 @@ SMALL_BYTES, LARGE_BYTES, HUGE_BYTES, WEIGHT_BYTES = 48 << 10, 384 << 10, 1536 <
 GROUPS_WANTED = 16
 #: Cycles that the launches take, of both threads.
 LAUNCHES = 45_000
-#: Products from which a sum is taken in parts: it halves the error of 5 x 5 kernels over 128 channels.
+#: Products from which a sum is taken in parts, half as many where pieces are added up: the error of the input gradient
+#: of 5 x 5 kernels was 2.1 times NumPy's with 16 and with 64 channels, and is 1.7.
 SUM_PRODUCTS = 128
 
 
@@ -164,6 +165,7 @@ def _product_tiles(
     arguments: list[int] = []
     one_row = pieces[1] == whole[1]
     runs = (16 if whole == pieces else 12 if one_row else 3), 1, (4 if one_row else 3), 1
+    longest = SUM_PRODUCTS // (1 if pieces == (1, 1) else 2)
     corners = [(r, s) for r in (pieces[0], whole[0]) for s in (pieces[1], whole[1])]
     for (rows, columns), planes in zip(corners, runs, strict=True):
         tile = [0] * TILE_ARGS
@@ -174,7 +176,7 @@ def _product_tiles(
         tile[B1], tile[B2], tile[BK], tile[LDC] = pieces[1] * c * o, c * o, o, o
         tile[PLANES], (tile[A_PLANE], tile[B_PLANE], tile[C_PLANE]) = planes - 1, steps
         depth = rows * columns * c
-        parts = 1 if depth < SUM_PRODUCTS else max(2, depth // SUM_PRODUCTS)
+        parts = 1 if depth < longest else max(2, depth // longest)
         if depth == tile[N3] or tile[N3] == tile[A1]:  # one row, or rows that are neighbours
             parts = next(n for n in range(parts, 0, -1) if depth % n == 0)
             tile[N1], tile[N3] = 1, depth // parts
