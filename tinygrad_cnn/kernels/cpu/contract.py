@@ -15,7 +15,7 @@ import numpy as np
 from .. import launch, threads_for
 from ..compile import inner, jit
 from . import memory, simd
-from .simd import A_MORE, AR, B_MORE, FLAGS, LDC, MORE, N1, PLANES, TILE_ARGS, call_tile
+from .simd import A_MORE, AK, AR, B_MORE, BK, FLAGS, LDC, MORE, N1, N3, PLANES, TILE_ARGS, call_tile
 
 #: Whether the kernels can run; else the reference does.
 ENABLED = not numba.config.DISABLE_JIT
@@ -171,6 +171,15 @@ def in_sums(tile: list[int], sums: int, a_step: int, b_step: int, last_n1: int =
     if sums > 1:
         first[FLAGS] &= simd.BIAS | simd.ADD
     return first + further + last
+
+
+def in_columns(tile: list[int], longest: int) -> list[int]:
+    """The same for the sums over k of a tile whose other loops run once, if there are more than `longest` of them."""
+    sums = -(-tile[N3] // longest)
+    each = -(-tile[N3] // sums)
+    out = in_sums([*tile[:N3], each, *tile[N3 + 1 :]], sums, each * tile[AK], each * tile[BK])
+    out[2 * TILE_ARGS + N3] = tile[N3] - (sums - 1) * each
+    return out
 
 
 @inner

@@ -84,8 +84,8 @@ def find(
 ) -> Plan | None:
     """The plan for x (N, H, W, C), or None where the direct kernels are as fast.
 
-    `origin` is the first window's corner in x, negative in the padding. With `pool` it is
-    for the largest of each 2 x 2 outputs.
+    `origin` is the first window's corner in x, negative in the padding. With `pool` it is for the
+    largest of each 2 x 2 outputs.
     """
     (n, h, w, c), (kh, kw), (p, q) = x_shape, kernel_hw, out_hw
     lanes, itemsize = simd.lanes(char), np.dtype(char).itemsize
@@ -93,8 +93,7 @@ def find(
     pieces, whole = (-(-kh // 3), -(-kw // 3)), (kh // 3, kw // 3)
     planes, depth = (3 * pieces[0] + whole[0]) * (3 * pieces[1] + whole[1]), pieces[0] * pieces[1] * c
     total = n * tile_rows * tile_columns
-    whole_pieces = kernel_hw == (3 * pieces[0], 3 * pieces[1])
-    once = LAUNCHES + 16 * depth * o / lanes * (8 if whole_pieces else 16)  # 8 cycles for a vector of a plane
+    once = LAUNCHES + 16 * depth * o / lanes * (8 if pieces == whole else 16)  # 8 cycles for a vector of a plane
     if not pays(x_shape, o, kernel_hw, out_hw, origin[0], lanes, (planes, depth + o), once):
         return None
     v_row = depth + lanes  # a row of planes never starts where another one ends its way through the cache

@@ -41,7 +41,8 @@ LAUNCHES = 5_000
  ODD_ROWS, ODD_COLUMNS, TILE_ROWS, TILE_COLUMNS, GROUPS, BANDS, V_ROW, V_COLUMNS, V_PLANE, M_PLANE, SUM_PLANE, M_AT,
  SCRATCH, SHARDS, SPLITS, PANELS, LANE_COUNT, TILE) = range(29)
 # fmt: on
-HEADER = TILE + 8 * TILE_ARGS  # then the panels
+SUMS = 3 * TILE_ARGS  # of a kind of tiles: a row may be more than one sum
+HEADER = TILE + 8 * SUMS  # then the panels
 
 
 @lru_cache(4096)
@@ -101,7 +102,7 @@ def find(
                 tile[A1], tile[A2], tile[AK] = (down + rows - 1) * v_columns * v_row, v_columns * v_row, v_row
                 tile[B1], tile[B2], tile[BK] = down * tile_columns * o, tile_columns * o, o
                 tile[AR], tile[LDC], tile[FLAGS] = 1, o, flags
-                tiles += tile
+                tiles += contract.in_columns(tile, SUM_PRODUCTS)
     numbers = np.array([head[i] for i in range(TILE)] + tiles + panels, np.int64)
     return Plan(numbers, head[SCRATCH], n * tile_rows * tile_columns * planes * c * o, (rows, columns))
 
@@ -137,7 +138,7 @@ def _sum_planes(plan, x, g, sums, scratch, part, parts):  # type: ignore[no-unty
             _grads_to_planes(plan, g, first, last, top, bottom, scratch, base)
             more_images = last - first - plan[IMAGES] // plan[GROUPS]
             more_rows = bottom - top - plan[TILE_ROWS] // bands
-            tile = TILE + TILE_ARGS * (4 * more_images + 2 * more_rows + (block > begin))
+            tile = TILE + SUMS * (4 * more_images + 2 * more_rows + (block > begin))
             _add_products(plan, tile, shard, split, sums, scratch, base)
 
 
