@@ -112,11 +112,11 @@ def test_unused_buffers_go_back_above_the_limit(pool: memory.Pool, monkeypatch: 
     assert not pool._sizes
 
 
-def test_large_buffers_are_made_of_unused_neighbours(pool: memory.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What several smaller arrays leave serves a larger one, and what that leaves smaller ones; other memory stays."""
-    monkeypatch.setattr(memory, "SEGMENT", 16 << 20)
+def test_large_buffers_lie_over_unused_ones(pool: memory.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What several smaller arrays leave serves a larger one, and what that leaves a smaller one; other memory stays."""
+    monkeypatch.setattr(memory, "SEGMENT", 32 << 20)
     mega = 1 << 20
-    arrays = [memory.empty((n * mega,), np.uint8) for n in (1, 2, 3, 5, 2, 6)]  # more than a segment
+    arrays = [memory.empty((n * mega,), np.uint8) for n in (1, 2, 3, 5, 2, 6)]
     for mark, x in enumerate(arrays):
         x.fill(mark)
     before, where = pool._bytes, address(arrays[1])
@@ -127,13 +127,17 @@ def test_large_buffers_are_made_of_unused_neighbours(pool: memory.Pool, monkeypa
     assert address(memory.empty((mega,), np.uint8)) == where + 9 * mega
     assert pool._bytes == before
     assert [x.min() for x in arrays] == [x.max() for x in arrays] == [0, 4, 5]
+    del joined
+    assert address(memory.empty((5 * mega,), np.uint8)) == where + 5 * mega  # the buffer from before is still there
 
 
 @given(st.data())
 def test_live_arrays_never_overlap_and_nothing_is_lost(data: st.DataObject) -> None:
     """Any sequence of requests and releases, in pages, with large buffers of 4 pages and segments of 20."""
+    sizes = {"SEGMENT": 20, "LARGE": 4, "IDLE_LIMIT": data.draw(st.integers(8, 200), "limit")}
     with pytest.MonkeyPatch.context() as patch:
-        for name, pages in (("SEGMENT", 20), ("JOINED", 4), ("IDLE_LIMIT", data.draw(st.integers(8, 200), "limit"))):
+        patch.setattr(memory, "CROWD", data.draw(st.integers(1, 20), "crowd"))
+        for name, pages in sizes.items():
             patch.setattr(memory, name, pages * memory.SMALL)
         pool, live = memory.Pool(), dict[int, np.ndarray]()
         for mark in range(data.draw(st.integers(1, 40), "requests")):
@@ -146,12 +150,32 @@ def test_live_arrays_never_overlap_and_nothing_is_lost(data: st.DataObject) -> N
             assert address(array) % memory.ALIGNMENT == 0
             del array
             assert all((x == number).all() for number, x in live.items())
-            counted = [sum(size * len(found.buffers) for size, found in pool._sizes.items())]
-            counted += [sum(len(view) for segment in pool._segments for _, view in segment.buffers)]
-            assert counted == [pool._bytes] * 2
+            assert pool._bytes == sum(segment.used for segment in pool._segments)
+            assert pool._bytes >= sum(x.nbytes for x in live.values())
+            listed = {id(buffer) for found in pool._sizes.values() for buffer in found.buffers}
+            assert listed == {id(buffer) for segment in pool._segments for _, buffer in segment.buffers}
         live.clear()
         pool.trim()
         assert (pool._bytes, pool._sizes, pool._segments) == (0, {}, [])
+
+
+@given(st.lists(st.tuples(st.integers(4, 12), st.integers(0, 6)), min_size=1, max_size=20))
+def test_the_same_step_again_makes_no_buffers(step: list[tuple[int, int]]) -> None:
+    """Requests of so many pages, of which as many are in use as the other number says: later steps find them all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "LARGE", 4 * memory.SMALL)
+        pool, before = memory.Pool(), set[int]()
+        for _ in range(12):
+            live: list[np.ndarray] = []
+            for pages, kept in step:
+                del live[: max(0, len(live) - kept)]
+                live.append(pool.array((pages * memory.SMALL,), np.dtype(np.uint8), pages * memory.SMALL))
+            live.clear()
+            made = {id(buffer) for segment in pool._segments for _, buffer in segment.buffers}
+            if made == before:
+                return
+            before = made
+        raise AssertionError(f"after 12 steps there were still new buffers, {len(made)} by then")
 
 
 def test_threads_never_share_a_buffer(pool: memory.Pool) -> None:
