@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ import pytest
 from numba.core.compiler_lock import global_compiler_lock
 
 import tinygrad_cnn as tg
-from tinygrad_cnn import nn
+from tinygrad_cnn import nn, random
 from tinygrad_cnn.kernels.compile import _llvm_lock
+from tinygrad_cnn.kernels.cpu import memory
 from tinygrad_cnn.nn import functional as F
 
 
@@ -247,7 +248,7 @@ def test_a_child_process_computes_after_its_parent_did(method: str) -> None:
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="fork does not exist on this system")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_child_that_is_forked_while_a_kernel_runs_does_not_hang() -> None:
-    """The lock of the parallel region, and the buffer pool's, may be held by another thread at that moment."""
+    """The lock of the parallel region may be held by another thread at that moment."""
     stop = threading.Event()
 
     def busy() -> None:
@@ -275,30 +276,41 @@ def test_a_child_that_is_forked_while_a_kernel_runs_does_not_hang() -> None:
         thread.join()
 
 
+def _compiles() -> None:
+    with global_compiler_lock, _llvm_lock:
+        pass
+
+
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="fork does not exist on this system")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_child_that_is_forked_while_a_kernel_compiles_does_not_hang() -> None:
-    compiling = threading.Event()
+@pytest.mark.parametrize(
+    ("lock", "use"),
+    [
+        (memory.pool.lock, lambda: tg.ones(5000) * 2.0),
+        (random._lock, lambda: F.dropout(tg.ones(5))),
+        (random.default_generator.numpy.bit_generator.lock, lambda: tg.randn(5)),
+        (global_compiler_lock, _compiles),
+        (_llvm_lock, _compiles),
+    ],
+    ids=["allocates", "drops", "draws", "compiles", "loads"],
+)
+def test_a_child_that_is_forked_while_a_thread_holds_a_lock_does_not_hang(lock: Any, use: Callable[[], Any]) -> None:
+    held = threading.Event()
 
-    def compile_slowly() -> None:
-        with global_compiler_lock, _llvm_lock:
-            compiling.set()
-            time.sleep(0.2)
+    def hold() -> None:
+        with lock:
+            held.set()
+            time.sleep(0.1)
 
-    thread = threading.Thread(target=compile_slowly)
+    thread = threading.Thread(target=hold)
     thread.start()
-    compiling.wait()
-    child = multiprocessing.get_context("fork").Process(target=_child_compile)
+    held.wait()
+    child = multiprocessing.get_context("fork").Process(target=use)
     child.start()
-    child.join(10)
+    child.join(5)
     child.kill()
     thread.join()
     assert child.exitcode == 0
-
-
-def _child_compile() -> None:
-    with global_compiler_lock, _llvm_lock:
-        pass
 
 
 def _child_gradients(connection: Any) -> None:

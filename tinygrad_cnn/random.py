@@ -15,6 +15,9 @@ from .autograd import Variable
 _STATE_WORDS = 13  # Philox: counter 4, key 2, buffer 4, position, spare flag, spare value
 
 
+_lock = threading.RLock()  # of all generators; a signal handler may draw as well
+
+
 def _system_seed() -> int:
     return int.from_bytes(os.urandom(8), "little") >> 1
 
@@ -31,7 +34,6 @@ class Generator:
 
     def __init__(self, device: Any = "cpu") -> None:
         self.device = devices.check(device)
-        self._lock = threading.Lock()
         self._seed = _system_seed()
         self._calls = 0
         self._stream: np.random.Generator | None = None
@@ -47,7 +49,7 @@ class Generator:
             raise TypeError(f"a seed is an int, got {type(seed).__name__} {seed!r}") from None
         if not -(1 << 63) <= seed < 1 << 64:
             raise ValueError(f"a seed lies between -2**63 and 2**64 - 1, got {seed}")
-        with self._lock:
+        with _lock:
             self._seed = seed % (1 << 64)
             self._calls = 0
             self._stream = None
@@ -71,7 +73,7 @@ class Generator:
 
     def next_key(self) -> tuple[int, int]:
         """(seed, number of the call): with an element's place, the key of a counter-based number."""
-        with self._lock:
+        with _lock:
             self._calls += 1
             return self._seed, self._calls - 1
 
@@ -112,6 +114,21 @@ class Generator:
 
 #: Where random numbers come from when no generator is named.
 default_generator = Generator()
+
+
+def _before_fork() -> None:
+    """Wait until no other thread draws: the child would wait for its locks for ever."""
+    _lock.acquire()
+    default_generator.numpy.bit_generator.lock.acquire()
+
+
+def _after_fork() -> None:
+    default_generator.numpy.bit_generator.lock.release()
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def stream_of(generator: Generator | None) -> np.random.Generator:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,6 +179,48 @@ def test_the_same_step_again_makes_no_buffers(step: list[tuple[int, int]]) -> No
                 return
             before = made
         raise AssertionError(f"after 12 steps there were still new buffers, {len(made)} by then")
+
+
+@given(st.data())
+def test_interrupts_and_signal_handlers_at_any_line_leave_live_arrays_alone(data: st.DataObject) -> None:
+    """Ctrl-C in a notebook, or a handler that saves a checkpoint, comes between any two lines of the pool."""
+    live: list[tuple[int, np.ndarray]] = []
+
+    def request(pool: memory.Pool, pages: int, mark: int) -> None:
+        array = pool.array((pages * memory.SMALL,), np.dtype(np.uint8), pages * memory.SMALL)
+        array.fill(mark)
+        live.append((mark, array))
+
+    def interrupt(frame: FrameType, event: str, arg: Any) -> Any:
+        if frame.f_code.co_filename != memory.__file__ or frame.f_code.co_name == "__init__":
+            return None
+        nonlocal left
+        left -= event == "line"
+        if event == "line" and left == 0:
+            if handled:
+                request(pool, pages, mark + 100)
+            else:
+                raise KeyboardInterrupt
+        return interrupt
+
+    sizes = {"SEGMENT": 20, "LARGE": 4, "IDLE_LIMIT": data.draw(st.integers(8, 60), "limit")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "CROWD", data.draw(st.integers(1, 10), "crowd"))
+        for name, size in sizes.items():
+            patch.setattr(memory, name, size * memory.SMALL)
+        pool = memory.Pool()
+        for mark in range(data.draw(st.integers(1, 25), "requests")):
+            del live[: data.draw(st.integers(0, 3), "released")]
+            pages, left, handled = data.draw(st.tuples(st.integers(1, 30), st.integers(0, 60), st.booleans()))
+            before = sys.gettrace()
+            sys.settrace(interrupt)
+            try:
+                request(pool, pages, mark)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(before)
+            assert all((array == number).all() for number, array in live)
 
 
 def test_threads_never_share_a_buffer(pool: memory.Pool) -> None:

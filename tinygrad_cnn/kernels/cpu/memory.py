@@ -11,6 +11,7 @@ Kernels walk over C-contiguous memory. Images have the shape (N, C, H, W) and, n
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable
 from itertools import islice
@@ -75,33 +76,44 @@ class _Place(NamedTuple):
 
 
 class Pool:
-    """Buffers of raw bytes by size; safe to use from several threads."""
+    """Buffers of raw bytes by size; safe to use from several threads, in signal handlers and in finalizers.
+
+    An interrupt may leave any line: buffers are told of each other before requests can find them, and are no longer
+    found before they are forgotten.
+    """
 
     def __init__(self) -> None:
         self._sizes: dict[int, _Size] = {}
         self._segments: list[_Segment] = []
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
+        self._inside = False  # whether the lock's holder is at work, and a handler's request came in between
         self._bytes = 0
         self._in_use = 0  # when unused buffers were last looked for
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype, nbytes: int) -> np.ndarray:
         """An array over a buffer that nobody uses, contents arbitrary; sizes round up to 4 KiB pages."""
         size = nbytes + SMALL - 1 & -SMALL
-        with self._lock:  # until the array is made, another thread would take the buffer for a free one
-            found = self._sizes.get(size)
-            if found is not None:
-                few = found.buffers if len(found.buffers) <= SCAN else islice(found.buffers, SCAN)
-                for raw, view, over in few:  # the first free one: likely to be in the cache
-                    if getrefcount(raw) == _FREE and not (over and _any_used(over)):
-                        return ndarray(shape, dtype, view)
-                if len(found.buffers) > SCAN:
-                    found.cursor = found.cursor + SCAN if found.cursor + SCAN < len(found.buffers) else SCAN
-                    for raw, view, over in islice(found.buffers, found.cursor, found.cursor + SCAN):
+        with self.lock:  # until the array is made, another thread would take the buffer for a free one
+            if self._inside:
+                return ndarray(shape, dtype, _Segment(size).memory)
+            self._inside = True
+            try:
+                found = self._sizes.get(size)
+                if found is not None:
+                    few = found.buffers if len(found.buffers) <= SCAN else islice(found.buffers, SCAN)
+                    for raw, view, over in few:  # the first free one: likely to be in the cache
                         if getrefcount(raw) == _FREE and not (over and _any_used(over)):
-                            found.cursor -= SCAN  # there may be more here
                             return ndarray(shape, dtype, view)
-                del raw  # a reference more, and it looks used
-            return ndarray(shape, dtype, self._new(size))
+                    if len(found.buffers) > SCAN:
+                        found.cursor = found.cursor + SCAN if found.cursor + SCAN < len(found.buffers) else SCAN
+                        for raw, view, over in islice(found.buffers, found.cursor, found.cursor + SCAN):
+                            if getrefcount(raw) == _FREE and not (over and _any_used(over)):
+                                found.cursor -= SCAN  # there may be more here
+                                return ndarray(shape, dtype, view)
+                    raw = None  # type: ignore[assignment]  # a reference more, and it looks used
+                return ndarray(shape, dtype, self._new(size))
+            finally:
+                self._inside = False
 
     def _new(self, size: int) -> memoryview:
         """A new buffer, over unused ones or in new memory."""
@@ -146,26 +158,26 @@ class Pool:
         """Take a segment's unused buffers out of all lists."""
         kept = [(at, buffer) for at, buffer in segment.buffers if _any_used((buffer,))]
         gone = {id(buffer) for _, buffer in segment.buffers} - {id(buffer) for _, buffer in kept}
-        for _, (_, _, over) in segment.buffers:
-            over[:] = [buffer for buffer in over if id(buffer) not in gone]
-        for size in {len(view) for _, (_, view, _) in segment.buffers}:
+        for size in self._sizes.keys() & {len(view) for _, (_, view, _) in segment.buffers}:
             found = self._sizes[size]
             found.buffers = [buffer for buffer in found.buffers if id(buffer) not in gone]
             if not found.buffers:
                 del self._sizes[size]
+        for _, (_, _, over) in segment.buffers:
+            over[:] = [buffer for buffer in over if id(buffer) not in gone]
         segment.buffers = kept
 
     def trim(self) -> None:
         """Give memory of which nothing is used back to the system."""
-        with self._lock:
-            self._trim()
+        with self.lock:
+            if not self._inside:
+                self._trim()
 
     def _trim(self) -> None:
         for segment in self._segments:
             self._forget_unused(segment)
-            if not segment.buffers:
-                self._bytes -= segment.used
         self._segments = [segment for segment in self._segments if segment.buffers]
+        self._bytes = sum(segment.used for segment in self._segments)
 
 
 def _any_used(buffers: Iterable[_Buffer]) -> bool:
@@ -188,6 +200,13 @@ def _references_to_an_unused_buffer() -> int:
 
 _FREE = _references_to_an_unused_buffer()
 pool = Pool()
+
+if hasattr(os, "register_at_fork"):  # else a child would wait for ever for a thread that it does not have
+    os.register_at_fork(
+        before=lambda: pool.lock.acquire(),
+        after_in_parent=lambda: pool.lock.release(),
+        after_in_child=lambda: pool.lock.release(),
+    )
 
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
