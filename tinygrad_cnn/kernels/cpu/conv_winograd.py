@@ -5,16 +5,21 @@ directions a tile of 2 x 2 outputs takes 16 instead of 36 (Lavin & Gray 2016, ar
 
     Y = A' [(G w G') * (B' x B)] A        * element by element, summed over the channels
 
-so each of the 16 planes is a matrix product of (tiles, C) and (C, O). A kernel of 5 x 5 is four pieces of up to three
-taps a side, whose products add up before the last step: where a piece has fewer taps its last plane is zero, and 49
-products do for 100. The input gradient is the same formula for the output gradient and the flipped kernel; the weight
-gradient, the formula read in another direction, is in winograd_weights.
+so each of the 16 planes is a matrix product of (tiles, C) and (C, O). A kernel of 5 x 5 is four pieces that begin two
+taps apart, as tiles do: what a piece reads in one tile, the piece before it reads in the next, so that all share the
+same transformed inputs (in pieces three taps apart, each with its own, 5 x 5 takes a seventh longer). Their products
+add up before the last step. All but the last piece have two taps, and no product in the last plane, so 49 products do
+for 100. The input gradient is the same formula for the output gradient and the flipped kernel; the weight gradient, the
+formula read in another direction, is in winograd_weights.
 
 Only 1, -1 and 1/2 occur in the three matrices, and sums are shorter than those of the direct form: the float32 error is
 0.4 to 1.4 times that of NumPy's matrix product over unfolded windows. Infinities and NaN would spread to the other
 outputs of their tile, so a result that is not finite is left to the direct kernels.
 
-Letters: N images, C channels, O output channels, P x Q outputs, R x S pieces of the kernel, T tiles, K = R * S * C.
+Where there are pieces, tiles go in units: the rows of tiles of a block of images, one below the other, each by tile
+column first and image second, so that from tile to tile of a unit, and to the next piece's inputs, is always as far.
+
+Letters: N images, C channels, O output channels, P x Q outputs, R x S pieces of the kernel.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ from .. import get_num_threads, launch
 from ..compile import inner, jit
 from . import contract, memory, simd
 from .contract import COLUMN, PANEL, tile_panel
-from .simd import A1, A2, A_PLANE, AK, AR, B1, B2, B_PLANE, BK, C_PLANE, LDC, N1, N2, N3, PLANES, TILE_ARGS
+from .simd import A2, A_PLANE, AK, AR, B2, B_PLANE, BK, C_PLANE, FLAGS, LDC, N1, N2, N3, PLANES, TILE_ARGS
 
 if contract.ENABLED:
     from .winograd_transforms import (
@@ -56,10 +61,11 @@ SUM_PRODUCTS = 128
 
 # fmt: off
 (IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_ROWS, OUT_COLUMNS, OUT_CHANNELS, TOP, LEFT, PIECE_ROWS, PIECE_COLUMNS,
- TILE_ROWS, TILE_COLUMNS, GROUPS, MOST_TILES, V_ROW, V_PLANE, M_PLANE, U_PLANE, M_AT, SCRATCH, PANELS, LANE_COUNT,
- RELU, POOL, TILE) = range(26)
+ TILE_ROWS, TILE_COLUMNS, GROUPS, MOST_TILES, BLOCK, UNIT, V_STEP, V_UNIT, V_PLANE, M_PLANE, U_PLANE, M_AT, SCRATCH,
+ PANELS, LANE_COUNT, RELU, POOL, TILE) = range(29)
 # fmt: on
-HEADER = TILE + 12 * TILE_ARGS  # then the panels: for products those of the smaller and those of the larger groups
+SUMS = 3 * TILE_ARGS  # of a kind of tiles: a row may be more than one sum
+HEADER = TILE + 8 * SUMS  # then the panels: for products those of the smaller and those of the larger groups
 
 
 class Plan(NamedTuple):
@@ -87,38 +93,57 @@ def find(
     `origin` is the first window's corner in x, negative in the padding. With `pool` it is for the
     largest of each 2 x 2 outputs.
     """
-    (n, h, w, c), (kh, kw), (p, q) = x_shape, kernel_hw, out_hw
-    lanes, itemsize = simd.lanes(char), np.dtype(char).itemsize
+    (n, h, w, c), (p, q), lanes, itemsize = x_shape, out_hw, simd.lanes(char), np.dtype(char).itemsize
+    rows, columns = pieces = max(kernel_hw[0] // 2, 1), max(kernel_hw[1] // 2, 1)
     tile_rows, tile_columns = -(-p // 2), -(-q // 2)
-    pieces, whole = (-(-kh // 3), -(-kw // 3)), (kh // 3, kw // 3)
-    planes, depth = (3 * pieces[0] + whole[0]) * (3 * pieces[1] + whole[1]), pieces[0] * pieces[1] * c
-    total = n * tile_rows * tile_columns
-    once = LAUNCHES + 16 * depth * o / lanes * (8 if pieces == whole else 16)  # 8 cycles for a vector of a plane
-    if not pays(x_shape, o, kernel_hw, out_hw, origin[0], lanes, (planes, depth + o), once):
+    total, planes, depth = n * tile_rows * tile_columns, (3 * rows + 1) * (3 * columns + 1), rows * columns * c
+    v_columns = tile_columns + columns - 1
+    once = LAUNCHES + 16 * depth * o / lanes * 8  # 8 cycles for a vector of a plane
+    inputs = c * v_columns / tile_columns * (tile_rows + rows - 1) / tile_rows
+    if not pays(x_shape, o, kernel_hw, out_hw, origin[0], lanes, (planes, inputs + o), once):
         return None
-    v_row = depth + lanes  # a row of planes never starts where another one ends its way through the cache
     widths = contract.panel_widths(char, simd.OUTER, 1024, o, contract.WALK)
-    rows = min(simd.max_rows(width) for width in widths)
     weights = 16 * depth * o * itemsize
     room = SMALL_BYTES if weights <= WEIGHT_BYTES else min(max(LARGE_BYTES, weights // 5), HUGE_BYTES)
-    most = max(1, min(room // (16 * (depth + o) * itemsize), total // GROUPS_WANTED) // rows) * rows
-    groups = -(-total // most)
-    groups = min(groups + groups % 2, total)  # an even number: two threads finish together
-    most = -(-total // groups)
-    line = 64 // itemsize
-    v_plane, m_plane = odd_lines(most * v_row, itemsize), odd_lines(most * o, itemsize)
-    u_plane = depth * o + line  # 64 x 64 without the line share sets of the cache: 13 us, not 5
+    most = min(room // (16 * (c + o) * itemsize), total // GROUPS_WANTED)
+    if pieces == (1, 1):
+        most_rows = min(simd.max_rows(width) for width in widths)
+        most = max(1, most // most_rows) * most_rows
+        groups = -(-total // most)
+        groups = min(groups + groups % 2, total)  # an even number: two threads finish together
+        block = unit = 1
+        v_step = v_unit = c + lanes  # a row of planes never starts where another one ends its way through the cache
+        sizes = total // groups, -(-total // groups)
+    else:
+        image = tile_rows * tile_columns
+        block = max(d for d in range(1, n + 1) if n % d == 0 and (d == 1 or d * image <= most))
+        bands = min(tile_rows, -(-block * image // max(most, 1)))
+        groups, unit, v_step, v_unit = n // block * bands, block * tile_columns, block * c, v_columns * block * c
+        sizes = tile_rows // bands * unit, -(-tile_rows // bands) * unit
+    v_plane = odd_lines((sizes[1] // unit + rows - 1) * v_unit, itemsize)
+    m_plane = odd_lines(sizes[1] * o, itemsize)
+    u_plane = depth * o + 64 // itemsize  # 64 x 64 without the line share sets of the cache: 13 us, not 5
     head = {
         IMAGES: n, HEIGHT: h, WIDTH: w, CHANNELS: c, OUT_ROWS: p, OUT_COLUMNS: q, OUT_CHANNELS: o, TOP: origin[0],
-        LEFT: origin[1], PIECE_ROWS: pieces[0], PIECE_COLUMNS: pieces[1], TILE_ROWS: tile_rows,
-        TILE_COLUMNS: tile_columns, GROUPS: groups, MOST_TILES: most, V_ROW: v_row, V_PLANE: v_plane,
-        M_PLANE: m_plane, U_PLANE: u_plane, M_AT: 16 * v_plane, SCRATCH: 16 * (v_plane + m_plane),
-        PANELS: len(widths), LANE_COUNT: lanes, RELU: relu, POOL: pool,
+        LEFT: origin[1], PIECE_ROWS: rows, PIECE_COLUMNS: columns, TILE_ROWS: tile_rows,
+        TILE_COLUMNS: tile_columns, GROUPS: groups, MOST_TILES: sizes[1], BLOCK: block, UNIT: unit, V_STEP: v_step,
+        V_UNIT: v_unit, V_PLANE: v_plane, M_PLANE: m_plane, U_PLANE: u_plane, M_AT: 16 * v_plane,
+        SCRATCH: 16 * (v_plane + m_plane), PANELS: len(widths), LANE_COUNT: lanes, RELU: relu, POOL: pool,
     }  # fmt: skip
-    tile_args = _product_tiles(c, o, pieces, whole, v_row, (v_plane, u_plane, m_plane))
-    panels = [p for size in (total // groups, most) for p in contract.panels(char, simd.OUTER, size, o, widths)]
-    numbers = np.array([head[i] for i in range(TILE)] + tile_args + panels, np.int64)
-    return Plan(numbers, head[SCRATCH], total * 16 * depth * o, pieces)
+    if pieces == (1, 1):
+        tiles = _tile_of_planes(c, o, v_step, (v_plane, u_plane, m_plane)) * 8
+    else:
+        tiles = [
+            number
+            for size in sizes
+            for flags in (0, simd.ADD)
+            for width in (columns, 1)
+            for number in _tile_of_units(c, o, width, flags, (size // unit, unit, v_step, v_unit))
+        ]
+        sizes = unit, unit
+    panels = [p for size in sizes for p in contract.panels(char, simd.OUTER, size, o, widths)]
+    numbers = np.array([head[i] for i in range(TILE)] + tiles + panels, np.int64)
+    return Plan(numbers, head[SCRATCH], total * planes * c * o, pieces)
 
 
 def pays(
@@ -153,38 +178,26 @@ def odd_lines(elements: int, itemsize: int) -> int:
     return (-(-elements // line) | 1) * line
 
 
-def _product_tiles(
-    c: int, o: int, pieces: tuple[int, int], whole: tuple[int, int], v_row: int, steps: tuple[int, int, int]
-) -> list[int]:
-    """(tiles, K) @ (K, O): tile arguments for planes with all pieces, all down, all across, and neither.
+def _tile_of_planes(c: int, o: int, v_step: int, steps: tuple[int, int, int]) -> list[int]:
+    """(tiles, C) @ (C, O): the tile of all planes; `steps` are from plane to plane, left, right and in the product."""
+    tile = [0] * TILE_ARGS
+    parts = 1 if c < SUM_PRODUCTS else max(2, c // SUM_PRODUCTS)
+    parts = next(n for n in range(parts, 0, -1) if c % n == 0)
+    tile[N1], tile[N2], tile[N3] = 1, 1, c // parts
+    tile[AK], tile[AR], tile[BK], tile[LDC] = 1, v_step, o, o
+    tile[PLANES], (tile[A_PLANE], tile[B_PLANE], tile[C_PLANE]) = 15, steps
+    return contract.in_sums(tile, parts, tile[N3], tile[N3] * o)
 
-    `steps` are from plane to plane, of the left, the right and the product. Neighbouring planes with the same arguments
-    are one call.
-    """
-    arguments: list[int] = []
-    one_row = pieces[1] == whole[1]
-    runs = (16 if whole == pieces else 12 if one_row else 3), 1, (4 if one_row else 3), 1
-    longest = SUM_PRODUCTS // (1 if pieces == (1, 1) else 2)
-    corners = [(r, s) for r in (pieces[0], whole[0]) for s in (pieces[1], whole[1])]
-    for (rows, columns), planes in zip(corners, runs, strict=True):
-        tile = [0] * TILE_ARGS
-        tile[N1], tile[N2], tile[N3] = rows, columns, c
-        if columns == pieces[1]:
-            tile[N2], tile[N3] = 1, columns * c
-        tile[A1], tile[A2], tile[AK], tile[AR] = pieces[1] * c, c, 1, v_row
-        tile[B1], tile[B2], tile[BK], tile[LDC] = pieces[1] * c * o, c * o, o, o
-        tile[PLANES], (tile[A_PLANE], tile[B_PLANE], tile[C_PLANE]) = planes - 1, steps
-        depth = rows * columns * c
-        parts = 1 if depth < longest else max(2, depth // longest)
-        if depth == tile[N3] or tile[N3] == tile[A1]:  # one row, or rows that are neighbours
-            parts = next(n for n in range(parts, 0, -1) if depth % n == 0)
-            tile[N1], tile[N3] = 1, depth // parts
-            arguments += contract.in_sums(tile, parts, tile[N3], tile[N3] * o)
-        else:
-            parts = 1 if parts == 1 else tile[N1]
-            tile[N1] //= parts
-            arguments += contract.in_sums(tile, parts, tile[A1], tile[B1])
-    return arguments
+
+def _tile_of_units(c: int, o: int, columns: int, flags: int, units: tuple[int, int, int, int]) -> list[int]:
+    """(tiles, C) @ (C, O) for each of so many neighbouring pieces: the tile of all units of a group, in one plane."""
+    count, unit, v_step, v_unit = units
+    tile = [0] * TILE_ARGS
+    parts = 1 if columns * c <= SUM_PRODUCTS // 2 else columns
+    tile[N1], tile[N2], tile[N3] = 1, columns // parts, c
+    tile[A2], tile[B2], tile[AK], tile[AR], tile[BK], tile[LDC], tile[FLAGS] = v_step, c * o, 1, c, o, o, flags
+    tile[PLANES], tile[A_PLANE], tile[B_PLANE], tile[C_PLANE] = count - 1, v_unit, 0, unit * o
+    return contract.in_sums(tile, parts, v_step, c * o)
 
 
 def convolve(
@@ -219,27 +232,23 @@ def convolve(
 def _transformed(plan: Plan, w: np.ndarray) -> np.ndarray:
     """(KH, KW, C, O) -> (16, K, O), flat, U_PLANE from plane to plane."""
     kh, kw, c, o = w.shape
-    rows, columns = plan.pieces
-    if (kh, kw) != (3 * rows, 3 * columns):
-        w, taps = memory.zeros((3 * rows, 3 * columns, c, o), w.dtype), w
-        w[:kh, :kw] = taps
     plane = int(plan.numbers[U_PLANE])
     planes = memory.empty((16 * plane,), w.dtype)
-    numbers = rows, columns, c * o, plane, simd.lanes(w.dtype)
+    numbers = kh, kw, *plan.pieces, c * o, plane, simd.lanes(w.dtype)
     launch(_transform_kernel, contract.flat(w), planes, *numbers, work=planes.size)
     return planes
 
 
 @jit(parts=True)
-def _transform_kernel(w, planes, rows, columns, size, plane, lanes, part, parts):  # type: ignore[no-untyped-def]
-    """Each part takes its share of the (C, O) matrix, of every piece."""
+def _transform_kernel(w, planes, kh, kw, rows, columns, size, plane, lanes, part, parts):  # type: ignore[no-untyped-def]
+    """Each part takes its share of the (C, O) matrix, of every piece: two taps, or what is left for the last."""
     vectors = size // lanes
     first, last = vectors * part // parts, vectors * (part + 1) // parts
     for r in range(rows):
         for s in range(columns):
-            at, to = r * 9 * columns + s * 3, r * columns + s
-            at, to = at * size + first * lanes, to * size + first * lanes
-            kernel_planes(w, at, 3 * columns * size, size, 1, 0, planes, to, 4 * plane, plane, last - first)
+            high, wide = kh - 2 * r if r == rows - 1 else 2, kw - 2 * s if s == columns - 1 else 2
+            at, to = (r * kw + s) * 2 * size + first * lanes, (r * columns + s) * size + first * lanes
+            kernel_planes(w, at, kw * size, size, high, wide, 1, 0, planes, to, 4 * plane, plane, last - first)
 
 
 @jit(parts=True)
@@ -258,51 +267,55 @@ def _convolve(plan, x, u, y, winner, bias, scratch, finite, part, parts):  # typ
 @inner
 def _group(plan, group):  # type: ignore[no-untyped-def]
     """A group's first tile and the tile after its last."""
-    tiles, groups = plan[IMAGES] * plan[TILE_ROWS] * plan[TILE_COLUMNS], plan[GROUPS]
-    return tiles * group // groups, tiles * (group + 1) // groups
+    unit, groups = plan[UNIT], plan[GROUPS]
+    units = plan[IMAGES] * plan[TILE_ROWS] * plan[TILE_COLUMNS] // unit
+    return units * group // groups * unit, units * (group + 1) // groups * unit
 
 
 @inner
 def _run(plan, tile, last):  # type: ignore[no-untyped-def]
-    """The image, row and column of a tile, and how many from there on to `last` are in its row."""
-    rows, columns = plan[TILE_ROWS], plan[TILE_COLUMNS]
-    row, j = tile // columns, tile % columns
-    return row // rows, row % rows, j, min(columns - j, last - tile)
+    """The image, its place in its block, row and column of a tile, and how many from there on are in its row."""
+    rows, columns, block = plan[TILE_ROWS], plan[TILE_COLUMNS], plan[BLOCK]
+    line, j = tile // columns, tile % columns
+    row, place = line // block, line % block
+    return row // rows * block + place, place, row % rows, j, min(columns - j, last - tile)
 
 
 @inner
 def _to_planes(plan, x, first, last, scratch, base):  # type: ignore[no-untyped-def]
-    """V[plane, tile, piece, channel]: the transformed inputs of the tiles from `first` to `last`."""
+    """V[plane, unit, ...]: the transformed inputs of the tiles from `first` to `last`, and those that pieces add."""
     channels, height, width = plan[CHANNELS], plan[HEIGHT], plan[WIDTH]
-    columns, plane = plan[PIECE_COLUMNS], plan[V_PLANE]
-    tile, target = first, base
+    unit, plane = plan[UNIT], plan[V_PLANE]
+    tile = first
     while tile < last:
-        n, i, j, count = _run(plan, tile, last)
-        for r in range(plan[PIECE_ROWS]):
-            for s in range(columns):
-                top, left = 2 * i + 3 * r + plan[TOP], 2 * j + 3 * s + plan[LEFT]
-                at = ((n * height + top) * width + left) * channels
-                input_planes(
-                    x, at, channels, top, height, left, width, scratch, target + (r * columns + s) * channels,
-                    4 * plane, plane, plan[V_ROW], count, channels // plan[LANE_COUNT],
-                )  # fmt: skip
+        n, place, i, j, count = _run(plan, tile, last)
+        to = base + (tile - first) // unit * plan[V_UNIT] + place * channels
+        for r in range(plan[PIECE_ROWS] if tile >= last - unit else 1):
+            top, left = 2 * (i + r) + plan[TOP], 2 * j + plan[LEFT]
+            at = ((n * height + top) * width + left) * channels
+            input_planes(
+                x, at, channels, top, height, left, width, scratch, to + r * plan[V_UNIT], 4 * plane, plane,
+                plan[V_STEP], count + plan[PIECE_COLUMNS] - 1, channels // plan[LANE_COUNT],
+            )  # fmt: skip
         tile += count
-        target += count * plan[V_ROW]
 
 
 @inner
 def _multiply(plan, tiles, u, scratch, base):  # type: ignore[no-untyped-def]
-    """M[plane] = V[plane] @ U[plane]: (tiles, K) @ (K, O), for all planes."""
-    plane = 0
-    while plane < 16:
-        tile = TILE + 3 * TILE_ARGS * ((2 if plane >= 12 else 0) + (1 if plane % 4 == 3 else 0))
+    """M[plane] = the sum over pieces of V[plane, what the piece reads] @ U[plane, piece], for all planes."""
+    rows, columns = plan[PIECE_ROWS], plan[PIECE_COLUMNS]
+    large, size = tiles == plan[MOST_TILES], plan[CHANNELS] * plan[OUT_CHANNELS]
+    for plane in range(16 if rows * columns > 1 else 1):
+        right = plane % 4 == 3  # only the last piece has a third tap
+        top, left = rows - 1 if plane >= 12 else 0, columns - 1 if right else 0
         for p in range(plan[PANELS]):
-            panel = HEADER + (p if tiles < plan[MOST_TILES] else plan[PANELS] + p) * PANEL
-            a = base + plane * plan[V_PLANE]
-            b = plane * plan[U_PLANE] + plan[panel + COLUMN]
+            panel = HEADER + (large * plan[PANELS] + p) * PANEL
             c = base + plan[M_AT] + plane * plan[M_PLANE] + plan[panel + COLUMN]
-            tile_panel(plan, tile, panel, scratch, a, u, b, scratch, c, scratch, 0)
-        plane += plan[tile + PLANES] + 1
+            for r in range(top, rows):
+                tile = TILE + SUMS * (4 * large + 2 * (r > top) + right)
+                a = base + plane * plan[V_PLANE] + r * plan[V_UNIT] + left * plan[V_STEP]
+                b = plane * plan[U_PLANE] + (r * columns + left) * size + plan[panel + COLUMN]
+                tile_panel(plan, tile, panel, scratch, a, u, b, scratch, c, scratch, 0)
 
 
 @inner
@@ -310,23 +323,25 @@ def _from_planes(plan, first, last, scratch, base, bias, y, winner):  # type: ig
     """The output pixels of these tiles, or the largest of each; whether they are finite."""
     channels, columns, rows = plan[OUT_CHANNELS], plan[OUT_COLUMNS], plan[OUT_ROWS]
     plane, vectors, relu = plan[M_PLANE], channels // plan[LANE_COUNT], plan[RELU]
-    tile, at = first, base + plan[M_AT]
-    finite = True
+    unit, step = plan[UNIT], plan[BLOCK] * channels
+    tile, finite = first, True
     while tile < last:
-        n, i, j, count = _run(plan, tile, last)
+        n, place, i, j, count = _run(plan, tile, last)
+        at = base + plan[M_AT] + ((tile - first) // unit * unit + place) * channels
         if plan[POOL]:
             if 2 * i + 1 < rows:
                 to = ((n * (rows // 2) + i) * (columns // 2) + j) * channels
                 whole = min(count, columns // 2 - j)
-                finite &= pooled_pixels(scratch, at, 4 * plane, plane, bias, y, winner, to, whole, vectors, relu)
+                finite &= pooled_pixels(scratch, at, 4 * plane, plane, step, bias, y, winner, to, whole, vectors, relu)
         else:
             down = columns * channels if 2 * i + 1 < rows else 0
             to = ((n * rows + 2 * i) * columns + 2 * j) * channels
             half = 1 if 2 * (j + count) > columns else 0  # of the last tile
             whole = count - half
-            finite &= output_pixels(scratch, at, 4 * plane, plane, bias, y, to, down, channels, whole, vectors, relu)
-            at_last, to = at + whole * channels, to + 2 * whole * channels
-            finite &= output_pixels(scratch, at_last, 4 * plane, plane, bias, y, to, down, 0, half, vectors, relu)
+            finite &= output_pixels(
+                scratch, at, 4 * plane, plane, step, bias, y, to, down, channels, whole, vectors, relu
+            )
+            at_last, to = at + whole * step, to + 2 * whole * channels
+            finite &= output_pixels(scratch, at_last, 4 * plane, plane, step, bias, y, to, down, 0, half, vectors, relu)
         tile += count
-        at += count * channels
     return finite

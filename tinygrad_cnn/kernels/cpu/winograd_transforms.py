@@ -69,8 +69,9 @@ class _Transforms(Vectors):
 def _transform(matrix: Any) -> Any:
     """The intrinsic that computes M s M' for a matrix M of a few constants, on `vectors` neighbours.
 
-    s is the sum of `terms` squares at `at + i * row + j * column`, `apart` from one to the next; the result is written
-    at `to + i * target_row + j * target_column`.
+    s is the sum of `terms` squares at `at + i * row + j * column`, `apart` from one to the next, with zeros in the last
+    row and the last column if it has but so many rows or columns; the result is written at
+    `to + i * target_row + j * target_column`.
     """
     size = 1 + max(column for line in matrix for column, _ in line)
 
@@ -80,6 +81,8 @@ def _transform(matrix: Any) -> Any:
         at: Any,
         row: Any,
         column: Any,
+        high: Any,
+        wide: Any,
         terms: Any,
         apart: Any,
         target: Any,
@@ -90,23 +93,30 @@ def _transform(matrix: Any) -> Any:
     ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             on = _Transforms(context, builder, signature, values, source)
-            _, at, row, column, terms, apart, _, to, target_row, target_column, vectors = values
+            _, at, row, column, high, wide, terms, apart, _, to, target_row, target_column, vectors = values
             rows, columns, (_, apart, *_) = on.steps(row), on.steps(column), on.steps(apart)
+            has_row, has_column = (builder.icmp_signed(">=", n, INT64(size)) for n in (high, wide))
+            rows[size - 1] = builder.select(has_row, rows[size - 1], INT64(0))
+            columns[size - 1] = builder.select(has_column, columns[size - 1], INT64(0))
             target_rows, target_columns = on.steps(target_row), on.steps(target_column)
             with cgutils.for_range(builder, vectors) as v:
                 lane = builder.mul(v.index, INT64(on.lanes))
 
                 def add(values: list[Any]) -> list[Any]:
                     start, *sums = values
-                    terms = chain(*on.square(start, rows, columns, size))
+                    square = on.square(start, rows, columns, size)
+                    square[-1] = [builder.select(has_row, value, on.zero) for value in square[-1]]
+                    for line in square:
+                        line[-1] = builder.select(has_column, line[-1], on.zero)
+                    terms = chain(*square)
                     return [on.past(start, apart), *(builder.fadd(a, b) for a, b in zip(sums, terms, strict=True))]
 
                 _, *sums = loop(builder, terms, add, [on.pointer(0, at, lane), *[on.zero] * size**2])
                 out = on.transform(matrix, [sums[i : i + size] for i in range(0, size**2, size)])
-                on.store_square(out, on.pointer(6, to, lane), target_rows, target_columns)
+                on.store_square(out, on.pointer(8, to, lane), target_rows, target_columns)
             return context.get_dummy_value()
 
-        return types.none(source, *[types.int64] * 5, target, *[types.int64] * 4), codegen
+        return types.none(source, *[types.int64] * 7, target, *[types.int64] * 4), codegen
 
     return intrinsic(typing)
 
@@ -205,19 +215,19 @@ def _windows(matrix: Any) -> Any:
 class _Outputs(_Transforms):
     """What the two ends of a convolution share: the pixels of a run of tiles, and whether all of them were finite."""
 
-    def run(self, at: Any, row: Any, column: Any, count: Any, vectors: Any, finish: Any) -> Any:
+    def run(self, at: Any, row: Any, column: Any, step: Any, count: Any, vectors: Any, finish: Any) -> Any:
         """finish(the 2 x 2 pixels, the tile, the first channel) for each; whether no pixel was infinite or NaN.
 
-        Argument 4 is the bias. It is added to plane (1, 1), which goes into all four pixels.
+        Argument 5 is the bias. It is added to plane (1, 1), which goes into all four pixels.
         """
         builder = self.builder
         rows, columns, channels = self.steps(row), self.steps(column), builder.mul(vectors, INT64(self.lanes))
         total = cgutils.alloca_once_value(builder, self.zero)
         with cgutils.for_range(builder, count) as tile, cgutils.for_range(builder, vectors) as v:
             lane = builder.mul(v.index, INT64(self.lanes))
-            start = self.pointer(0, at, builder.mul(tile.index, channels), lane)
+            start = self.pointer(0, at, builder.mul(tile.index, step), lane)
             planes = self.square(start, rows, columns, 4)
-            bias = self.builder.load(self.pointer(4, lane), typ=self.vector, align=self.size)
+            bias = self.builder.load(self.pointer(5, lane), typ=self.vector, align=self.size)
             planes[1][1] = builder.fadd(planes[1][1], bias)
             out = self.transform(_OUTPUT, planes)
             (a, b), (c, d) = out
@@ -234,6 +244,7 @@ def _output_typing(
     at: Any,
     row: Any,
     column: Any,
+    step: Any,
     bias: Any,
     y: Any,
     to: Any,
@@ -250,17 +261,17 @@ def _output_typing(
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         on = _Outputs(context, builder, signature, values, source)
-        _, at, row, column, _, _, to, down, across, count, vectors, relu = values
+        _, at, row, column, step, _, _, to, down, across, count, vectors, relu = values
         down, across, floor = on.steps(down), on.steps(across), on.floor(relu)
 
         def finish(out: Any, tile: Any, lane: Any) -> None:
-            start = on.pointer(5, to, builder.mul(tile, INT64(2)), lane)
+            start = on.pointer(6, to, builder.mul(tile, INT64(2)), lane)
             for i, j in ((1, 1), (1, 0), (0, 1), (0, 0)):
                 on.store(on.clamped(out[i][j], floor), on.past(on.past(start, down[i]), across[j]))
 
-        return on.run(at, row, column, count, vectors, finish)
+        return on.run(at, row, column, step, count, vectors, finish)
 
-    return types.boolean(source, *[types.int64] * 3, bias, y, *[types.int64] * 6), codegen
+    return types.boolean(source, *[types.int64] * 4, bias, y, *[types.int64] * 6), codegen
 
 
 def _pooled_typing(
@@ -269,6 +280,7 @@ def _pooled_typing(
     at: Any,
     row: Any,
     column: Any,
+    step: Any,
     bias: Any,
     y: Any,
     winner: Any,
@@ -284,9 +296,9 @@ def _pooled_typing(
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         on = _Outputs(context, builder, signature, values, source)
-        _, at, row, column, _, _, _, to, count, vectors, relu = values
+        _, at, row, column, step, _, _, _, to, count, vectors, relu = values
         floor, numbers = on.floor(relu), ir.VectorType(BYTE, on.lanes)
-        winners = context.make_array(signature.args[6])(context, builder, values[6]).nitems
+        winners = context.make_array(signature.args[7])(context, builder, values[7]).nitems
         numbered = builder.icmp_signed("!=", winners, INT64(0))
 
         def finish(out: Any, tile: Any, lane: Any) -> None:
@@ -296,15 +308,15 @@ def _pooled_typing(
                 best = builder.select(better, out[tap // 2][tap % 2], best)
                 place = builder.select(better, numbers([tap] * on.lanes), place)
             below = builder.fcmp_ordered("<=", best, floor)
-            on.store(builder.select(below, floor, best), on.pointer(5, to, tile, lane))
+            on.store(builder.select(below, floor, best), on.pointer(6, to, tile, lane))
             with builder.if_then(numbered):
                 place = builder.select(below, numbers([4] * on.lanes), place)
-                to_winner = builder.bitcast(on.pointer(6, to, tile, lane), numbers.as_pointer())
+                to_winner = builder.bitcast(on.pointer(7, to, tile, lane), numbers.as_pointer())
                 builder.store(place, to_winner, align=1)
 
-        return on.run(at, row, column, count, vectors, finish)
+        return on.run(at, row, column, step, count, vectors, finish)
 
-    return types.boolean(source, *[types.int64] * 3, bias, y, winner, *[types.int64] * 4), codegen
+    return types.boolean(source, *[types.int64] * 4, bias, y, winner, *[types.int64] * 4), codegen
 
 
 if not numba.config.DISABLE_JIT:

@@ -200,4 +200,4 @@ def _to_taps(sums, taps, shards, rows, columns, size, plane, lanes, part, parts)
     for piece in range(rows * columns):
         at, to = piece * size + first * lanes, first * lanes
         to += piece // columns * 2 * row + piece % columns * 2 * size
-        kernel_sums(sums, at, 4 * plane, plane, shards, 16 * plane, taps, to, row, size, last - first)
+        kernel_sums(sums, at, 4 * plane, plane, 4, 4, shards, 16 * plane, taps, to, row, size, last - first)
