@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from .autograd.modes import mode
-from .autograd.tape import Node, Saved, SavedOutput, Variable, View, edge_to, fitted
+from .autograd.tape import Node, Saved, SavedOutput, Variable, View, _is_unshared, edge_to, fitted
 
 _KEPT = (Saved, np.ndarray)  # what is worth freeing after a walk
 
@@ -32,7 +32,7 @@ class Need(NamedTuple):
     """A value that a vjp rule names, and how to find it."""
 
     name: str
-    kind: str  # input, shape, out or aux
+    kind: str  # input, shape, out, aux or own
     at: int
 
 
@@ -93,6 +93,7 @@ class Op:
         """Declare what computes the same on arrays: `fn(g, wanted, ...)` returns a new array or None per input.
 
         An input that only the rules of unwanted inputs name is not kept: it is None. A view op may return views of g.
+        `own` tells whether g is nobody else's: its memory may then be written over, and returned.
         """
         self.shortcut = self._rule(fn, skip=2)
         return fn
@@ -103,8 +104,8 @@ class Op:
     def _locate(self, name: str) -> Need:
         if name in self.names:  # before "out": an op may have an input of that name
             return Need(name, "input", self.names.index(name))
-        if name == "out":
-            return Need(name, "out", 0)
+        if name in ("out", "own"):
+            return Need(name, name, 0)
         if name in self.aux:
             return Need(name, "aux", self.aux.index(name))
         if name.removesuffix("_shape") in self.names:
@@ -250,8 +251,8 @@ class Op:
         grads: list[Any] = [None] * len(wanted)
         if self.shortcut is not None and not mode.grad:
             values = []
-            for need in self.shortcut.needs:
-                value = saved.get(need[0])
+            for name, kind, _ in self.shortcut.needs:
+                value = _is_unshared(g) if kind == "own" else saved.get(name)
                 values.append(value.data(node) if isinstance(value, Saved) else value)
             version = g._version if self.is_view else None
             for i, array in enumerate(self.shortcut.fn(g._array, wanted, *values)):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tinygrad_cnn as tg
+from tinygrad_cnn import nn
 from tinygrad_cnn.autograd import Function, grad
 
 from .tools import Identity, Twice, check, leaf, vector
@@ -191,3 +192,53 @@ def test_a_function_may_return_memory_of_a_saved_tensor() -> None:
     assert not _shared(x, x.grad)
     np.testing.assert_array_equal(x.detach().numpy(), before)
     np.testing.assert_array_equal(x.grad.numpy(), 2 * before)
+
+
+OVERWRITERS: dict[str, Callable[[], Any]] = {
+    "relu": nn.ReLU,
+    "batch norm": lambda: nn.BatchNorm2d(4),
+    "batch norm and relu": lambda: nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()),
+    "convolution and relu": lambda: nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()),
+}
+
+
+@pytest.mark.parametrize("size", [2, 6])  # below and above what the pool takes
+@pytest.mark.parametrize("name", OVERWRITERS)
+def test_a_gradient_that_somebody_has_is_not_written_over(name: str, size: int) -> None:
+    tg.manual_seed(0)
+    module = OVERWRITERS[name]()
+    x = tg.randn(8, 4, size, size).requires_grad_()
+    v = tg.randn(8, 4, size, size)
+    given = v.numpy().copy()
+
+    def gradient(watch: Callable[[Any], Any]) -> tuple[Any, np.ndarray]:
+        y = module(x)
+        watch(y)
+        x.grad = None
+        (y * v).sum().backward()
+        return y, x.grad.numpy()
+
+    _, expected = gradient(lambda y: None)
+    for keep in (lambda g: g, lambda g: g.detach(), lambda g: g.numpy(), lambda g: g[1:]):
+        held: list[Any] = []
+        _, got = gradient(lambda y, keep=keep, held=held: y.register_hook(lambda g: held.append(keep(g))))
+        np.testing.assert_array_equal(got, expected)
+        np.testing.assert_array_equal(np.asarray(held[0]), given[-len(held[0]) :])
+    y, got = gradient(lambda y: y.retain_grad())
+    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(y.grad.numpy(), given)
+
+    y = module(x)
+    for _ in range(2):
+        x.grad = None
+        y.backward(v, retain_graph=True)
+        np.testing.assert_array_equal(x.grad.numpy(), expected)
+    for got, right in zip(grad((y * v).sum(), [y, x], retain_graph=True), [given, expected], strict=True):
+        np.testing.assert_array_equal(got.numpy(), right)
+    np.testing.assert_array_equal(v.numpy(), given)
+    other = leaf(1.0, dtype=tg.float32)
+    z = module(x) * 1 + module(x) * 1 + other  # one gradient for three
+    x.grad = None
+    (z * v).sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), 2 * expected, rtol=1e-6)
+    np.testing.assert_allclose(other.grad.item(), given.sum(), rtol=1e-4)

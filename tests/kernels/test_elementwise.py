@@ -21,7 +21,8 @@ SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-40, 3e38, -3e38, 1.0, 
 @st.composite
 def arrays(draw: Any, shapes: Any = None) -> np.ndarray:
     """A size on both sides of the one from which the kernels work, special values among the rest."""
-    shape = draw(shapes or st.sampled_from([(), (0,), (3,), (2, 3, 2, 2), (4, 17, 7, 6), (5, 1, 40, 9), (37, 41)]))
+    some = [(), (0,), (3,), (2, 3, 2, 2), (4, 17, 7, 6), (5, 1, 40, 9), (37, 41)]
+    shape = draw(st.sampled_from(some) if shapes is None else shapes)
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     x = rng.standard_normal(shape) * draw(st.sampled_from([0.01, 1, 20]))
     dtype = draw(st.sampled_from("fd"))
@@ -81,6 +82,11 @@ def test_relu_grad_passes_where_the_output_is_positive(data: Any) -> None:
     g = naive.laid_out(np.random.default_rng(0).standard_normal(out.shape).astype(out.dtype), "channels_last")
     got = elementwise.relu_grad(g, out)
     np.testing.assert_array_equal(got, np.where(out <= 0, 0, g))
+    mine = g.copy("K")
+    again = elementwise.relu_grad(mine, out, own=True)
+    np.testing.assert_array_equal(again, got)
+    np.testing.assert_array_equal(again if again is mine else g, mine)
+    assert again is mine or out.strides != g.strides
     slope = elementwise.leaky_relu_grad(g, out, 0.5)
     np.testing.assert_array_equal(slope, np.where(out > 0, g, g / 2))
     mask = naive.laid_out(g > 0.3, "reversed")
@@ -111,6 +117,16 @@ def test_binary_is_numpys_ufunc(data: Any, ufunc: Any, kind: str) -> None:
         assert type(got) is np.ndarray
         assert got.dtype == expected.dtype
         np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@given(arrays(st.sampled_from([(), (3,), (2, 3, 2, 2), (90, 32, 10, 10)])), st.sampled_from(naive.LAYOUTS))
+def test_add_to(total: np.ndarray, layout: str) -> None:
+    x = naive.laid_out(np.random.default_rng(0).standard_normal(total.shape).astype(total.dtype), layout)
+    expected = total + x
+    total = total if total.flags.writeable else total.copy("K")
+    elementwise.add_to(total, x)
+    np.testing.assert_array_equal(total, expected)
 
 
 def test_large_arithmetic_runs_in_parallel() -> None:

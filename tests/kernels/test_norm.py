@@ -101,8 +101,12 @@ def test_the_relu_of_a_batch_norm(x: np.ndarray, affine: bool) -> None:
     scale = rstd if weight is None else rstd * weight
     assert norm.channel_affine(x, mean, scale, shift).tobytes() == y.tobytes()
     expected = norm.batch_norm_train_grad(elementwise.relu_grad(g, y), x, mean, rstd, weight)
-    for one, other in zip(norm.batch_norm_train_grad(g, x, mean, rstd, weight, shift), expected, strict=True):
-        assert one.tobytes() == other.tobytes()
+    got = norm.batch_norm_train_grad(g, x, mean, rstd, weight, shift)
+    mine = g.copy("K")
+    over = norm.batch_norm_train_grad(mine, x, mean, rstd, weight, shift, own=True)
+    for one, other, third in zip(got, expected, over, strict=True):
+        assert one.tobytes() == other.tobytes() == third.tobytes()
+    assert np.shares_memory(over[0], mine) or norm._samples(mine).base is not mine.base
 
 
 @given(st.integers(1, 20), st.sampled_from([1, 2, 3, 4, 5, 7, 64, 100]), st.sampled_from("fd"), st.booleans())

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
+from ..kernels import on
 from .modes import enable_grad, mode, set_grad_enabled
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ def walk(
                     g = _run_hooks(edge, g)
                 if wanted_edges is not None:
                     if edge in wanted_edges:
-                        found[edge] = g
+                        found[edge] = alias(g)
                 elif isinstance(edge, Variable):
                     _accumulate(edge, g)
                     continue
@@ -341,7 +342,7 @@ def _check_nan(node: Node, grads: Iterable[Any]) -> None:
 def _sum(total: Any, g: Any) -> Any:
     """total + g, in place where total is nobody else's."""
     if not mode.grad and _is_unshared(total) and total._array.shape == g._array.shape:
-        np.add(total._array, g._array, out=total._array)
+        on(total._array).add_to(total._array, g._array)
         return total
     return total + g
 
@@ -378,6 +379,7 @@ def _run_hooks(edge: Any, g: Any) -> Any:
         g = alias(g)  # a hook may have kept g
     if edge.retain is not None and (x := edge.retain()) is not None:
         _accumulate(x, g)
+        g = alias(g)  # it may be x's gradient now
     return g
 
 
@@ -398,7 +400,7 @@ def _accumulate(x: Variable, g: Any) -> None:
         if mode.grad:
             x._grad = _owned(g) if x._grad is None else x._grad + g
         elif x._grad is not None:
-            np.add(x._grad._array, g._array, out=x._grad._array)
+            on(g._array).add_to(x._grad._array, g._array)
             x._grad._version.n += 1
         elif _is_unshared(g) and _same_layout(g._array, x._array):
             x._grad = g

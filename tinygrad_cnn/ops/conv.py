@@ -88,9 +88,9 @@ _conv2d_relu.vjps(
 
 @_conv2d_relu.kernel_vjp
 def _conv2d_relu_grads(
-    g: Any, wanted: Any, out: Any, input: Any, weight: Any, input_shape: Any, weight_shape: Any, spec: Any
+    g: Any, wanted: Any, out: Any, input: Any, weight: Any, input_shape: Any, weight_shape: Any, spec: Any, own: bool
 ) -> Any:
-    return _conv2d_grads(on(g).relu_grad(g, out), wanted, input, weight, input_shape, weight_shape, spec)
+    return _conv2d_grads(on(g).relu_grad(g, out, own), wanted, input, weight, input_shape, weight_shape, spec)
 
 
 @op(aux=("index",))

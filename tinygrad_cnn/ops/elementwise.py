@@ -493,7 +493,7 @@ def _relu_grad(g: Any, out: Any) -> Any:
 
 
 _relu.vjps(input=lambda g, out: _relu_grad(g, out))
-_relu.kernel_vjp(lambda g, wanted, out: (on(g).relu_grad(g, out),))
+_relu.kernel_vjp(lambda g, wanted, out, own: (on(g).relu_grad(g, out, own),))
 _relu_grad.vjps(g=lambda g, out: _relu_grad(g, out))  # linear in g; constant in out, which only says where
 
 

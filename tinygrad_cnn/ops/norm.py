@@ -79,7 +79,9 @@ def _batch_norm_vjp(
 
 _batch_norm.joint_vjp(_batch_norm_vjp)
 _batch_norm.kernel_vjp(
-    lambda g, wanted, input, weight, mean, rstd, shift: on(g).batch_norm_train_grad(g, input, mean, rstd, weight, shift)
+    lambda g, wanted, input, weight, mean, rstd, shift, own: on(g).batch_norm_train_grad(
+        g, input, mean, rstd, weight, shift, own
+    )
 )
 
 

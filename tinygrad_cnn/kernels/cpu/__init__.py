@@ -6,6 +6,7 @@ from .conv import conv2d_input_grad as conv2d_input_grad
 from .conv import conv2d_max_pool as conv2d_max_pool
 from .conv import conv2d_max_pool_grads as conv2d_max_pool_grads
 from .conv import conv2d_weight_grad as conv2d_weight_grad
+from .elementwise import add_to as add_to
 from .elementwise import binary as binary
 from .elementwise import erf as erf
 from .elementwise import exp as exp

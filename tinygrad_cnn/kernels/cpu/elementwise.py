@@ -24,6 +24,7 @@ _TO_BOOL = frozenset(
 _SQRT_HALF = math.sqrt(0.5)
 _DENSITY_AT_0 = 1 / math.sqrt(2 * math.pi)
 _ARITHMETIC = {np.add: 0, np.subtract: 1, np.multiply: 2}
+_ADD_TO = 3
 
 
 @silent
@@ -55,8 +56,13 @@ def _nbytes(x: Any) -> int:
     return x.nbytes if type(x) is np.ndarray else 0
 
 
-def _alike(x: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """An output like x, its elements in memory order, and x and the others as flat arrays of the same order."""
+def _alike(
+    x: np.ndarray, *others: np.ndarray, over: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """An output like x, its elements in memory order, and x and the others as flat arrays of the same order.
+
+    The output is `over`, if given, where that lies in memory as x does.
+    """
     order: tuple[int, ...] | None = None
     if x.flags.carray:
         base = x
@@ -65,6 +71,9 @@ def _alike(x: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     else:
         order = axis_order(x)
         base = contiguous(x if order is None else x.transpose(order))
+    flats = [base.reshape(-1), *[flat(other, order) for other in others]]
+    if over is not None and (seen := over if order is None else over.transpose(order)).flags.carray:
+        return over, seen.reshape(-1), flats
     made = empty(base.shape, x.dtype)
     if order is None:
         out = made
@@ -72,13 +81,23 @@ def _alike(x: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
         out = made.transpose(CHANNELS_FIRST)
     else:
         out = made.transpose(np.argsort(order))
-    return out, made.reshape(-1), [base.reshape(-1), *[flat(other, order) for other in others]]
+    return out, made.reshape(-1), flats
 
 
 def _arithmetic(code: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     out, elements, (a, b) = _alike(a, b)
     launch(_arithmetic_kernel, code, a, b, elements, work=elements.size)
     return out
+
+
+def add_to(total: np.ndarray, x: np.ndarray) -> None:
+    """total += x, of one shape."""
+    if total.nbytes >= PARALLEL_BYTES and total.dtype == x.dtype and x.dtype.kind == "f":
+        out, elements, (_, more) = _alike(total, x, over=total)
+        if out is total:
+            launch(_arithmetic_kernel, _ADD_TO, more, more, elements, work=elements.size)
+            return
+    np.add(total, x, out=total)
 
 
 @jit(parts=True)
@@ -91,9 +110,12 @@ def _arithmetic_kernel(code, a, b, y, p, parts):
     elif code == 1:
         for i in range(y.size):
             y[i] = a[i] - b[i]
-    else:
+    elif code == 2:
         for i in range(y.size):
             y[i] = a[i] * b[i]
+    else:  # as y[i] = a[i] + b[i] it would not be vectors where y is a
+        for i in range(y.size):
+            y[i] += b[i]
 
 
 def relu(x: np.ndarray) -> np.ndarray:
@@ -114,22 +136,30 @@ def _relu(x, y, p, parts):
         y[i] = zero if x[i] <= zero else x[i]
 
 
-def relu_grad(g: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """g, but 0 where relu's output (or input) is <= 0; at NaN the gradient passes, as in PyTorch."""
+def relu_grad(g: np.ndarray, out: np.ndarray, own: bool = False) -> np.ndarray:
+    """g, but 0 where relu's output (or input) is <= 0; at NaN the gradient passes, as in PyTorch.
+
+    With `own` it may be written over g.
+    """
     if g.nbytes < SMALL:
-        dx = g.copy("K")
+        dx = g if own else g.copy("K")
         np.putmask(dx, out <= 0, 0)
         return dx
-    dx, elements, (out, g) = _alike(out, g)
-    launch(_relu_grad, g, out, elements, work=g.size)
+    dx, elements, (out, up) = _alike(out, g, over=g if own else None)
+    launch(_relu_grad, up, out, dx is g, elements, work=g.size)
     return dx
 
 
 @jit(parts=True)
-def _relu_grad(g, x, y, p, parts):
+def _relu_grad(g, x, over, y, p, parts):
     lo, hi = p * y.size // parts, (p + 1) * y.size // parts
     zero = g.dtype.type(0)
     g, x, y = g[lo:hi], x[lo:hi], y[lo:hi]
+    if over:
+        for i in range(y.size):
+            value = y[i]
+            y[i] = zero if x[i] <= zero else value
+        return
     for i in range(y.size):
         y[i] = zero if x[i] <= zero else g[i]
 

@@ -48,12 +48,15 @@ def batch_norm_train_grad(
     rstd: np.ndarray,
     weight: np.ndarray | None,
     shift: np.ndarray | None = None,
+    own: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The gradients of batch_norm_train with respect to x (N, C, ...), weight (C,) and bias (C,).
 
-    With the shift that batch_norm_train returned, they are the gradients of its ReLU.
+    With the shift that batch_norm_train returned, they are the gradients of its ReLU. With `own` the first may be
+    written over g.
     """
-    up, base = _samples(g).reshape(-1), _samples(x).reshape(-1)
+    samples = _samples(g)
+    up, base = samples.reshape(-1), _samples(x).reshape(-1)
     channels = len(mean)
     lanes = _lanes(5, channels, x.dtype)
     floor = _floor(x.dtype, shift is not None)
@@ -63,7 +66,7 @@ def batch_norm_train_grad(
     launch(_products, base, up, lanes, channels, floor, partial, work=3 * x.size)
     dweight, dbias = np.empty((2, channels), x.dtype)
     _slopes(partial, x.size // channels, mean, rstd, weight, dweight, dbias, lanes)
-    dx = empty(_samples(x).shape, x.dtype)
+    dx = samples if own else empty(samples.shape, x.dtype)
     launch(_affine_grad_kernel, base, up, lanes, floor, dx.reshape(-1), work=3 * x.size)
     return _like(dx, x), dweight, dbias
 
