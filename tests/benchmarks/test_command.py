@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tinygrad_cnn import cli
-from tinygrad_cnn.bench import report
+from tinygrad_cnn.bench import command, report
+from tinygrad_cnn.bench.options import Options
 from tinygrad_cnn.bench.results import Row, load, merge, save
 
 
@@ -50,6 +52,43 @@ def test_the_command_line_names_its_commands(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         cli.main(["bench", "--help"])
     assert "--write-readme" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--threads", "0"], "argument --threads: at least 1, got 0"),
+        (["--rounds", "-1"], "argument --rounds: at least 1, got -1"),
+        (["--seconds", "nan"], "argument --seconds: a positive number, got nan"),
+        (["--case", "nosuch*"], "no case of machine is called 'nosuch*'"),
+        (["--torch", "{folder}/nosuch"], "No such file"),
+        (["--torch", "false"], "false has no PyTorch"),
+        (["--json", "{folder}"], "directory"),
+        (["--json", "{folder}/text"], "text holds no rows"),
+        (["--json", "{folder}/nosuch/x.json"], "x.json cannot be written"),
+        (["--markdown", "{folder}/nosuch/x.md"], "x.md cannot be written"),
+        (["--write-readme", "{folder}/text"], "needs the lines"),
+        (["--write-readme", "{folder}/nosuch"], "No such file"),
+    ],
+)
+def test_what_would_lose_the_measurements_is_refused_before_them(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measure(options: Options) -> Iterator[Row]:
+        assert options.patterns, "nothing may be measured"
+        return iter(())
+
+    monkeypatch.setitem(command.PARTS, "machine", (measure, 1))
+    (tmp_path / "text").write_text("[]")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["bench", "machine", *(argument.format(folder=tmp_path) for argument in arguments)])
+    assert message in str(stopped.value) + capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+    assert (tmp_path / "text").read_text() == "[]"
 
 
 ROWS = [

@@ -91,11 +91,17 @@ def _table(part: str, rows: Sequence[Row]) -> str:
 
 def write_readme(path: Path, rows: Sequence[Row]) -> None:
     """Replace what stands between the two markers; ValueError where there are none."""
-    text = path.read_text()
-    if BEGIN not in text or END not in text:
+    before, after = around(path)
+    path.write_text(f"{before}{BEGIN}\n\n{summary(rows)}\n{END}{after}")
+
+
+def around(path: Path) -> tuple[str, str]:
+    """What stands before and after the two markers; ValueError where there are none."""
+    before, begin, rest = path.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
         raise ValueError(f"{path} needs the lines {BEGIN!r} and {END!r} around the tables to replace")
-    before, _, rest = text.partition(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n\n{summary(rows)}\n{END}{rest.partition(END)[2]}")
+    return before, after
 
 
 def _percent(row: Row) -> float:

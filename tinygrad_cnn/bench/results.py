@@ -47,8 +47,11 @@ class Row:
 
 
 def load(path: Path) -> list[Row]:
-    """The rows of a file; none if there is no file."""
-    return [Row(**row) for row in json.loads(path.read_text())["rows"]] if path.exists() else []
+    """The rows of a file, none if there is no file; ValueError if it holds something else."""
+    try:
+        return [Row(**row) for row in json.loads(path.read_text())["rows"]] if path.exists() else []
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} holds no rows of this benchmark: {error}") from error
 
 
 def merge(old: Iterable[Row], new: Iterable[Row]) -> list[Row]:
@@ -59,7 +62,10 @@ def merge(old: Iterable[Row], new: Iterable[Row]) -> list[Row]:
 
 
 def save(path: Path, rows: Iterable[Row]) -> None:
-    path.write_text(json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    """Write the rows to a file beside it first: an interrupt leaves the old rows or the new ones."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    os.replace(beside, path)
 
 
 def machine() -> dict[str, str | int]:
