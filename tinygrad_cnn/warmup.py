@@ -126,14 +126,14 @@ def run(options: argparse.Namespace) -> None:
     start = time.perf_counter()
     try:
         cases = [(_found(options.model), _parsed(options.shape))] if options.model else _standard_nets()
-        compiled = 0
+        compiled, folder = 0, cache_dir()
         for model, shape in cases:
             if options.dtype is not None:
                 model.to(np.dtype(options.dtype))
             compiled += warmup(model, shape, train=not options.inference)
-    except (TypeError, ValueError, RuntimeError, IndexError, ImportError, AttributeError) as error:
+    except (TypeError, ValueError, RuntimeError, IndexError, ImportError, AttributeError, OSError) as error:
         raise SystemExit(f"warmup: {error}") from error
-    print(f"{compiled} kernels compiled, {time.perf_counter() - start:.1f} s; they are kept in {cache_dir()}")
+    print(f"{compiled} kernels compiled, {time.perf_counter() - start:.1f} s; they are kept in {folder}")
 
 
 def _found(name: str) -> nn.Module:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numba.core.codegen import JITCodeLibrary
 
-from tinygrad_cnn import kernels
+from tinygrad_cnn import cli, kernels
 from tinygrad_cnn.kernels import compile as compiler
 
 USE = """
@@ -263,6 +263,20 @@ def test_a_kernel_cannot_allocate() -> None:
     """Numba's reference counts are off: with them each view made in a loop is an atomic operation."""
     with pytest.raises(numba.core.errors.TypingError, match="empty"):
         with_memory_of_its_own(np.zeros(2), 2)
+
+
+def test_a_user_without_a_home_gets_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.delenv("TINYGRAD_CNN_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(compiler, "_warned", False)
+    with pytest.warns(RuntimeWarning, match="not cached: this user has no home folder; set TINYGRAD_CNN_CACHE_DIR"):
+        assert compiler._folder.__wrapped__() is None
+    with pytest.raises(SystemExit, match="warmup: this user has no home folder"):
+        cli.main(["warmup"])
 
 
 def test_folder_of_each_system(monkeypatch: pytest.MonkeyPatch) -> None:

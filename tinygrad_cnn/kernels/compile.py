@@ -218,23 +218,29 @@ if not numba.config.DISABLE_JIT:
 
 
 def cache_dir() -> Path:
-    """The folder of compiled kernels: `TINYGRAD_CNN_CACHE_DIR`, or `tinygrad_cnn` in the user's caches."""
+    """The folder of compiled kernels: `TINYGRAD_CNN_CACHE_DIR`, or `tinygrad_cnn` in the user's caches.
+
+    Raises FileNotFoundError where the user has no home, such as a mere number in a container.
+    """
     if chosen := os.environ.get("TINYGRAD_CNN_CACHE_DIR"):
         return Path(chosen)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        if sys.platform == "win32":
+            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        else:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        raise FileNotFoundError("this user has no home folder") from error
     return base / "tinygrad_cnn"
 
 
 @cache
 def _folder() -> Path | None:
     """This version's subfolder, or None (with one warning) where there can be none, or others may write in it."""
-    folder = cache_dir() / _SOURCES
     try:
+        folder = cache_dir() / _SOURCES
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
         if hasattr(os, "getuid") and (status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022):
