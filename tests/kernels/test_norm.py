@@ -40,7 +40,8 @@ def test_batch_norm_and_its_gradient(x: np.ndarray, affine: bool) -> None:
     weight, bias = (rng.standard_normal(channels).astype(x.dtype) if affine else None for _ in range(2))
     g = naive.laid_out(rng.standard_normal(x.shape).astype(x.dtype), "channels_last")
     w, b = (np.full(channels, v) if p is None else p for p, v in ((weight, 1), (bias, 0)))
-    y, mean, rstd, _ = norm.batch_norm_train(x, weight, bias, EPS)
+    running = np.zeros(channels), np.ones(channels)
+    y, mean, rstd, _ = norm.batch_norm_train(x, weight, bias, EPS, running=(*running, 0.25))
     dx, dweight, dbias = norm.batch_norm_train_grad(g, x, mean, rstd, weight)
     expected = naive.normalise(x, g, w.reshape(along), b.reshape(along), EPS, axes, axes)
     assert y.dtype == dx.dtype == dweight.dtype == dbias.dtype == x.dtype
@@ -48,6 +49,8 @@ def test_batch_norm_and_its_gradient(x: np.ndarray, affine: bool) -> None:
     single = x.dtype == np.float32
     close(mean, expected[1], 0.1 * np.abs(x).max(), single)
     close(rstd, expected[2], 0, single)
+    close(running[0], 0.25 * expected[1], 0.1 * np.abs(x).max(), single)
+    close(running[1], 0.75 + 0.25 * x.var(axes, np.float64, ddof=1), 1, single)
     reach = (1 + np.abs(x).max()) * expected[2].max()  # rounding of x and of the mean, in units of the deviation
     close(y, expected[0], reach * np.abs(w).max())
     close(dx, expected[3], reach * np.abs(w).max() * expected[2].max() * np.abs(g).sum(axes, keepdims=True))

@@ -56,14 +56,11 @@ def _batch_norm(input: Any, weight: Any, bias: Any, eps: float, running: Any, re
 
     Updates the running statistics.
     """
-    y, mean, rstd, shift = on(input).batch_norm_train(input, weight, bias, eps, relu)
+    held = running and (running[0]._array, running[1]._array, running[2])
+    y, mean, rstd, shift = on(input).batch_norm_train(input, weight, bias, eps, relu, held)
     if running is not None:
-        samples = input.size // input.shape[1]
-        variance = (1 / np.square(rstd) - eps).clip(min=0) * (samples / (samples - 1))
-        running_mean, running_var, momentum = running
-        for held, new in ((running_mean, mean), (running_var, variance)):
-            held._array[...] = (1 - momentum) * held._array + momentum * new
-            held._version.n += 1
+        for x in running[:2]:
+            x._version.n += 1
     return y, mean, rstd, shift if relu else None
 
 
@@ -197,7 +194,7 @@ def _train(
         raise ValueError("batch_norm expects both running_mean and running_var, or neither")
     running = None
     if running_mean is not None:
-        running = running_mean, running_var, momentum
+        running = running_mean, running_var, float(real("batch_norm", "momentum", momentum))
         check_writable(running_mean)
         check_writable(running_var)
     if len(shape) <= 4:

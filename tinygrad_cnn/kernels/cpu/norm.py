@@ -22,12 +22,18 @@ _BLOCK = 1 << 13  # elements that stay in the first-level cache while strip afte
 
 
 def batch_norm_train(
-    x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, eps: float, relu: bool = False
+    x: np.ndarray,
+    weight: np.ndarray | None,
+    bias: np.ndarray | None,
+    eps: float,
+    relu: bool = False,
+    running: tuple[np.ndarray, np.ndarray, float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(N, C, ...) -> (x - mean) * rstd * weight + bias, or its ReLU; mean, rstd and shift (C,).
 
     mean and rstd = 1 / sqrt(variance + eps) are float64, the variance is the biased one: rstd ** -2 - eps. With the
-    rounding of x's dtype, the result is channel_affine(x, mean, rstd * weight, shift).
+    rounding of x's dtype, the result is channel_affine(x, mean, rstd * weight, shift). The first two of `running`, mean
+    and unbiased variance (C,) of earlier batches, move towards this one's by the share that is the third.
     """
     base = _samples(x).reshape(-1)
     channels = x.shape[1]
@@ -37,7 +43,8 @@ def batch_norm_train(
     launch(_moments, base, lanes, channels, partial, work=2 * x.size)
     mean, rstd = np.empty((2, channels))
     weight, bias = _vector(weight, 1, channels, x.dtype), _vector(bias, 0, channels, x.dtype)
-    _statistics(partial, x.size // channels, eps, weight, bias, mean, rstd, lanes)
+    held = running or (lanes[0, :0], lanes[0, :0], 0.0)
+    _statistics(partial, x.size // channels, eps, weight, bias, mean, rstd, lanes, *held)
     return _affine(x, base, lanes, relu), mean, rstd, lanes[2, :channels].copy()
 
 
@@ -135,7 +142,7 @@ def _repeat(row, channels):
 
 
 @jit
-def _statistics(partial, samples, eps, weight, bias, mean, rstd, lanes):
+def _statistics(partial, samples, eps, weight, bias, mean, rstd, lanes, running_mean, running_variance, momentum):
     channels = mean.size
     for c in range(channels):
         total, squares = 0.0, 0.0
@@ -145,8 +152,12 @@ def _statistics(partial, samples, eps, weight, bias, mean, rstd, lanes):
         offset = total / samples
         variance = squares / samples - offset * offset
         mean[c] = np.float64(lanes[0, c]) + offset
-        variance = eps + (0.0 if variance < 0.0 else variance)
-        rstd[c] = np.inf if variance == 0.0 else 1 / math.sqrt(variance)
+        variance = 0.0 if variance < 0.0 else variance
+        rstd[c] = np.inf if eps + variance == 0.0 else 1 / math.sqrt(eps + variance)
+        if running_mean.size > 0:
+            unbiased = variance * samples / (samples - 1)
+            running_mean[c] = (1 - momentum) * running_mean[c] + momentum * mean[c]
+            running_variance[c] = (1 - momentum) * running_variance[c] + momentum * unbiased
     _fill(mean, rstd, weight, bias, lanes)
     for j in range(lanes.shape[1]):  # the mean loses digits in a lane: what they are worth goes into the shift
         c = j % channels
