@@ -1,6 +1,6 @@
 """LeNet-5, the network that read the amounts on bank cheques, layer by layer (LeCun et al. 1998, fig. 2).
 
-    python examples/lenet.py [--data synthetic|mnist] [--root FOLDER] [--epochs 2]
+    python examples/lenet.py [--root FOLDER] [--epochs 2]
 
 Tanh and average pooling as in the paper; the last layers are plain linear ones, as everybody builds it today.
 """
@@ -46,14 +46,13 @@ def describe(model: nn.Sequential, x: tg.Tensor) -> None:
 
 def main(argv: Sequence[str] | None = None) -> float:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=["synthetic", "mnist"], default="synthetic")
-    parser.add_argument("--root", default="data/mnist", help="folder of MNIST's four .gz files")
+    parser.add_argument("--root", help="folder of MNIST's four .gz files; SyntheticDigits without it")
     parser.add_argument("--epochs", type=int, default=2)
     args = parser.parse_args(argv)
 
     tg.manual_seed(0)
     train, test = (
-        MNIST(args.root, train=part) if args.data == "mnist" else SyntheticDigits(train=part) for part in (True, False)
+        SyntheticDigits(train=part) if args.root is None else MNIST(args.root, train=part) for part in (True, False)
     )
     model = lenet5()
     describe(model, train[:1][0])

@@ -1,7 +1,7 @@
 """Train a convolutional network to read handwritten digits and say how well it does on digits it has not seen.
 
     python examples/mnist.py                                   # the built-in SyntheticDigits, nothing to download
-    python examples/mnist.py --data mnist --root data/mnist --epochs 5
+    python examples/mnist.py --root data/mnist --epochs 5      # the real MNIST, from its four files
 
 The network is that of PyTorch's MNIST example: two 3x3 convolutions, one max-pool, two linear layers.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -69,26 +70,27 @@ def accuracy(model: nn.Module, batches: DataLoader) -> float:
     return right / len(batches.dataset)
 
 
-def datasets(name: str, root: str) -> tuple[tg.data.Dataset, tg.data.Dataset]:
-    if name == "mnist":
+def datasets(root: str | None) -> tuple[tg.data.Dataset, tg.data.Dataset]:
+    if root is not None:
         return MNIST(root, train=True), MNIST(root, train=False)
     return SyntheticDigits(train=True), SyntheticDigits(train=False)
 
 
 def main(argv: Sequence[str] | None = None) -> float:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=["synthetic", "mnist"], default="synthetic")
-    parser.add_argument("--root", default="data/mnist", help="folder of MNIST's four .gz files")
+    parser.add_argument("--root", help="folder of MNIST's four .gz files; SyntheticDigits without it")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=2e-3, help="the highest learning rate of the first epoch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", help="save the trained model here, as safetensors")
     args = parser.parse_args(argv)
+    if args.out and not Path(args.out).parent.is_dir():
+        parser.error(f"--out: there is no folder {Path(args.out).parent}")
 
     tg.manual_seed(args.seed)
     start = time.perf_counter()
-    train_data, test_data = datasets(args.data, args.root)
+    train_data, test_data = datasets(args.root)
     print(f"{len(train_data)} training and {len(test_data)} test images in {time.perf_counter() - start:.1f} s")
 
     model = Net()

@@ -39,7 +39,7 @@ def test_mnist_learns_and_saves_what_it_learned(root: Path, tmp_path: Path, caps
     """Two epochs of 40 steps read most digits; the file holds the weights; one line an epoch without a terminal."""
     example = load("mnist")
     out = tmp_path / "model.safetensors"
-    arguments = ["--data", "mnist", "--root", str(root), "--epochs", "2", "--batch-size", "32", "--out", str(out)]
+    arguments = ["--root", str(root), "--epochs", "2", "--batch-size", "32", "--out", str(out)]
     share = example.main(arguments)
     assert share > 0.7  # chance is 0.1
     printed = capsys.readouterr().out
@@ -47,25 +47,35 @@ def test_mnist_learns_and_saves_what_it_learned(root: Path, tmp_path: Path, caps
     assert f"test accuracy {share:.2%}" in printed
     model = example.Net()
     model.load_state_dict(tg.load(out))
-    _, test = example.datasets("mnist", str(root))
+    _, test = example.datasets(str(root))
     assert example.accuracy(model, tg.data.DataLoader(test, 100)) == share
 
 
 def test_mnist_repeats_itself(root: Path) -> None:
     """The same seed gives the same accuracy, another seed another network."""
     example = load("mnist")
-    arguments = ["--data", "mnist", "--root", str(root), "--batch-size", "128", "--lr", "0.0005"]
+    arguments = ["--root", str(root), "--batch-size", "128", "--lr", "0.0005"]
     first, again, other = (example.main([*arguments, "--seed", seed]) for seed in ("1", "1", "2"))
     assert first == again != other
 
 
-def test_mnist_names_a_missing_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mnist", "lenet"])
+def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
+    """A folder is never left aside for built-in digits."""
     with pytest.raises(FileNotFoundError, match="train-images"):
-        load("mnist").main(["--data", "mnist", "--root", str(tmp_path)])
+        load(name).main(["--root", str(tmp_path)])
+
+
+def test_mnist_refuses_a_folder_that_is_not_there_before_it_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        load("mnist").main(["--out", str(tmp_path / "nosuch" / "model.safetensors")])
+    assert "--out: there is no folder" in capsys.readouterr().err
 
 
 def test_lenet_describes_its_layers_and_learns(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    share = load("lenet").main(["--data", "mnist", "--root", str(root), "--epochs", "10"])
+    share = load("lenet").main(["--root", str(root), "--epochs", "10"])
     assert share > 0.6
     printed = capsys.readouterr().out
     assert "6x28x28" in printed
