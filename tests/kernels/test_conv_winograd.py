@@ -21,10 +21,10 @@ from .test_conv import Case, assert_as_in_float64, operands
 
 @st.composite
 def cases(draw):  # type: ignore[no-untyped-def]
-    """Channels that fill vectors, one piece of a kernel or several, paddings wider than it, rows wider than a block."""
+    """Vectors full or not, one piece of a kernel or several, paddings wider than it, rows wider than a block."""
     dtype = draw(st.sampled_from("fd"))
     lanes = simd.lanes(dtype)
-    c, o = (lanes * draw(st.integers(1, 3)) for _ in range(2))
+    c, o = (draw(st.one_of(st.integers(1, 3).map(lanes.__mul__), st.integers(lanes, 3 * lanes))) for _ in range(2))
     kernel = draw(st.tuples(st.integers(3, 7), st.integers(3, 7)))
     pads = [draw(st.integers(0, k + 1)) for k in (kernel[0], kernel[0], kernel[1], kernel[1])]
     out = draw(st.tuples(st.integers(1, 11), st.integers(1, 24)))

@@ -474,14 +474,19 @@ def _pool_plan(
 
 @lru_cache(4096)
 def _tiles_of_input_grad(
-    char: str, g_shape: tuple[int, ...], w_shape: tuple[int, ...], input_hw: tuple[int, int], spec: Conv2dSpec
+    char: str,
+    g_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    input_hw: tuple[int, int],
+    spec: Conv2dSpec,
+    spreads: bool = False,
 ) -> conv_winograd.Plan | None:
     """The plan of the input gradient as a convolution of g, by tiles; None where direct wins."""
     (n, o, p, q), (_, c, kh, kw) = g_shape, w_shape
     if not _has_tiles(spec) or 0 in g_shape or 0 in (c, *input_hw):
         return None
     origin = (spec.padding[0] - kh + 1, spec.padding[2] - kw + 1)
-    return conv_winograd.find(char, (n, p, q, o), c, (kh, kw), input_hw, origin, False)
+    return conv_winograd.find(char, (n, p, q, o), c, (kh, kw), input_hw, origin, False, spreads=spreads)
 
 
 class _InputGrad(NamedTuple):
@@ -509,10 +514,11 @@ def _input_grad(
         return _InputGrad(shape, by_rows=True)
     if (kh, kw, *spec.stride, *spec.padding) == (1, 1, 1, 1, 0, 0, 0, 0):
         input_hw = p, q = longer_rows(p, q)
-    tiles = _tiles_of_input_grad(char, g_shape, w_shape, input_hw, spec)
     rows = _phases(input_hw[0], spec.padding[0], spec.stride[0], spec.dilation[0], kh)
     columns = _phases(input_hw[1], spec.padding[2], spec.stride[1], spec.dilation[1], kw)
-    if _spread_wins(char, n, (p, q), (kh, kw), c, o, (rows, columns), spec):
+    spreads = _spread_wins(char, n, (p, q), (kh, kw), c, o, (rows, columns), spec)
+    tiles = _tiles_of_input_grad(char, g_shape, w_shape, input_hw, spec, spreads)
+    if spreads:
         work = conv_spread.find(char, (n, p, q, o), (kh, kw), c, input_hw, spec)
         return _InputGrad(shape, work, tiles, spreads=True)
     phases, weights = [], 0

@@ -62,7 +62,7 @@ SUM_PRODUCTS = 128
 # fmt: off
 (IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_ROWS, OUT_COLUMNS, OUT_CHANNELS, TOP, LEFT, PIECE_ROWS, PIECE_COLUMNS,
  TILE_ROWS, TILE_COLUMNS, GROUPS, MOST_TILES, BLOCK, UNIT, V_STEP, V_UNIT, V_PLANE, M_PLANE, U_PLANE, M_AT, SCRATCH,
- PANELS, LANE_COUNT, RELU, POOL, TILE) = range(29)
+ PANELS, RELU, POOL, TILE) = range(28)
 # fmt: on
 SUMS = 3 * TILE_ARGS  # of a kind of tiles: a row may be more than one sum
 HEADER = TILE + 8 * SUMS  # then the panels: for products those of the smaller and those of the larger groups
@@ -87,11 +87,12 @@ def find(
     origin: tuple[int, int],
     relu: bool,
     pool: bool = False,
+    spreads: bool = False,
 ) -> Plan | None:
     """The plan for x (N, H, W, C), or None where the direct kernels are as fast.
 
     `origin` is the first window's corner in x, negative in the padding. With `pool` it is for the
-    largest of each 2 x 2 outputs.
+    largest of each 2 x 2 outputs. With `spreads`, the direct kernel would be conv_spread's.
     """
     (n, h, w, c), (p, q), lanes, itemsize = x_shape, out_hw, simd.lanes(char), np.dtype(char).itemsize
     rows, columns = pieces = max(kernel_hw[0] // 2, 1), max(kernel_hw[1] // 2, 1)
@@ -99,8 +100,8 @@ def find(
     total, planes, depth = n * tile_rows * tile_columns, (3 * rows + 1) * (3 * columns + 1), rows * columns * c
     v_columns = tile_columns + columns - 1
     once = LAUNCHES + 16 * depth * o / lanes * 8  # 8 cycles for a vector of a plane
-    inputs = c * v_columns / tile_columns * (tile_rows + rows - 1) / tile_rows
-    if not pays(x_shape, o, kernel_hw, out_hw, origin[0], lanes, (planes, inputs + o), once):
+    vectors = -(-c // lanes) * v_columns / tile_columns * (tile_rows + rows - 1) / tile_rows + -(-o // lanes)
+    if not pays(x_shape, o, kernel_hw, out_hw, origin, lanes, (planes, vectors), once, spreads):
         return None
     widths = contract.panel_widths(char, simd.OUTER, 1024, o, contract.WALK)
     weights = 16 * depth * o * itemsize
@@ -128,7 +129,7 @@ def find(
         LEFT: origin[1], PIECE_ROWS: rows, PIECE_COLUMNS: columns, TILE_ROWS: tile_rows,
         TILE_COLUMNS: tile_columns, GROUPS: groups, MOST_TILES: sizes[1], BLOCK: block, UNIT: unit, V_STEP: v_step,
         V_UNIT: v_unit, V_PLANE: v_plane, M_PLANE: m_plane, U_PLANE: u_plane, M_AT: 16 * v_plane,
-        SCRATCH: 16 * (v_plane + m_plane), PANELS: len(widths), LANE_COUNT: lanes, RELU: relu, POOL: pool,
+        SCRATCH: 16 * (v_plane + m_plane), PANELS: len(widths), RELU: relu, POOL: pool,
     }  # fmt: skip
     if pieces == (1, 1):
         tiles = _tile_of_planes(c, o, v_step, (v_plane, u_plane, m_plane)) * 8
@@ -151,25 +152,32 @@ def pays(
     o: int,
     kernel_hw: tuple[int, int],
     out_hw: tuple[int, int],
-    top: int,
+    origin: tuple[int, int],
     lanes: int,
     tile: tuple[int, float],
     once: float,
+    spreads: bool = False,
 ) -> bool:
     """Whether fewer products outweigh the transforms, by estimated cycles; 9 of 10 to be sure.
 
-    A tile takes (C, O) products in so many planes, and so many channels are transformed for it, some 25 cycles a vector
-    (measured with AVX-512); `once` is what comes on top. The direct form skips rows of taps outside of the image.
-    16 channels, the fewest, reach 1.0 to 1.4 times the direct kernels' speed.
+    A tile takes (C, O) products in so many planes, and so many vectors are transformed for it, some 25 cycles each
+    (measured with AVX-512); `once` is what comes on top. The direct form skips rows of taps outside of the image,
+    conv_spread columns as well. 16 channels, the fewest, reach 1.0 to 1.4 times the direct kernels' speed.
     """
-    (n, h, _, c), (kh, kw), (p, q) = x_shape, kernel_hw, out_hw
-    if min(kernel_hw) < 3 or min(c, o) < 16 or c % lanes or o % lanes:
+    (n, h, w, c), (kh, kw), (p, q) = x_shape, kernel_hw, out_hw
+    if min(kernel_hw) < 3 or min(c, o) < 16:
         return False
-    product = c * o / (2 * lanes) * 1.1
-    planes, channels = tile
+    product = c * -(-o // lanes) / 2 * 1.1
+    planes, vectors = tile
     tiles = n * -(-p // 2) * -(-q // 2)
-    rows = sum(max(0, min(p, h - y) - max(0, -y)) for y in range(top, top + kh))
-    return tiles * (planes * product + 25 * channels / lanes) + once < 0.9 * n * rows * q * kw * product
+    rows = _inside(origin[0], kh, p, h)
+    columns = _inside(origin[1], kw, q, w) if spreads else kw * q
+    return tiles * (planes * product + 25 * vectors) + once < 0.9 * n * rows * columns * product
+
+
+def _inside(first: int, taps: int, outputs: int, size: int) -> int:
+    """Along one axis, how many of the taps of all outputs are inside of the image."""
+    return sum(max(0, min(outputs, size - at) - max(0, -at)) for at in range(first, first + taps))
 
 
 def odd_lines(elements: int, itemsize: int) -> int:
@@ -239,16 +247,23 @@ def _transformed(plan: Plan, w: np.ndarray) -> np.ndarray:
     return planes
 
 
+@inner
+def vectors_of_part(size, lanes, part, parts):  # type: ignore[no-untyped-def]
+    """The first and the number of elements of a part's share of the vectors that cover `size` elements."""
+    vectors = -(-size // lanes)
+    first, last = vectors * part // parts * lanes, vectors * (part + 1) // parts * lanes
+    return first, min(last, size) - first
+
+
 @jit(parts=True)
 def _transform_kernel(w, planes, kh, kw, rows, columns, size, plane, lanes, part, parts):  # type: ignore[no-untyped-def]
     """Each part takes its share of the (C, O) matrix, of every piece: two taps, or what is left for the last."""
-    vectors = size // lanes
-    first, last = vectors * part // parts, vectors * (part + 1) // parts
+    first, count = vectors_of_part(size, lanes, part, parts)
     for r in range(rows):
         for s in range(columns):
             high, wide = kh - 2 * r if r == rows - 1 else 2, kw - 2 * s if s == columns - 1 else 2
-            at, to = (r * kw + s) * 2 * size + first * lanes, (r * columns + s) * size + first * lanes
-            kernel_planes(w, at, kw * size, size, high, wide, 1, 0, planes, to, 4 * plane, plane, last - first)
+            at, to = (r * kw + s) * 2 * size + first, (r * columns + s) * size + first
+            kernel_planes(w, at, kw * size, size, high, wide, 1, 0, planes, to, 4 * plane, plane, count)
 
 
 @jit(parts=True)
@@ -295,7 +310,7 @@ def _to_planes(plan, x, first, last, scratch, base):  # type: ignore[no-untyped-
             at = ((n * height + top) * width + left) * channels
             input_planes(
                 x, at, channels, top, height, left, width, scratch, to + r * plan[V_UNIT], 4 * plane, plane,
-                plan[V_STEP], count + plan[PIECE_COLUMNS] - 1, channels // plan[LANE_COUNT],
+                plan[V_STEP], count + plan[PIECE_COLUMNS] - 1, channels,
             )  # fmt: skip
         tile += count
 
@@ -322,7 +337,7 @@ def _multiply(plan, tiles, u, scratch, base):  # type: ignore[no-untyped-def]
 def _from_planes(plan, first, last, scratch, base, bias, y, winner):  # type: ignore[no-untyped-def]
     """The output pixels of these tiles, or the largest of each; whether they are finite."""
     channels, columns, rows = plan[OUT_CHANNELS], plan[OUT_COLUMNS], plan[OUT_ROWS]
-    plane, vectors, relu = plan[M_PLANE], channels // plan[LANE_COUNT], plan[RELU]
+    plane, relu = plan[M_PLANE], plan[RELU]
     unit, step = plan[UNIT], plan[BLOCK] * channels
     tile, finite = first, True
     while tile < last:
@@ -332,16 +347,18 @@ def _from_planes(plan, first, last, scratch, base, bias, y, winner):  # type: ig
             if 2 * i + 1 < rows:
                 to = ((n * (rows // 2) + i) * (columns // 2) + j) * channels
                 whole = min(count, columns // 2 - j)
-                finite &= pooled_pixels(scratch, at, 4 * plane, plane, step, bias, y, winner, to, whole, vectors, relu)
+                finite &= pooled_pixels(scratch, at, 4 * plane, plane, step, bias, y, winner, to, whole, channels, relu)
         else:
             down = columns * channels if 2 * i + 1 < rows else 0
             to = ((n * rows + 2 * i) * columns + 2 * j) * channels
             half = 1 if 2 * (j + count) > columns else 0  # of the last tile
             whole = count - half
             finite &= output_pixels(
-                scratch, at, 4 * plane, plane, step, bias, y, to, down, channels, whole, vectors, relu
+                scratch, at, 4 * plane, plane, step, bias, y, to, down, channels, whole, channels, relu
             )
             at_last, to = at + whole * step, to + 2 * whole * channels
-            finite &= output_pixels(scratch, at_last, 4 * plane, plane, step, bias, y, to, down, 0, half, vectors, relu)
+            finite &= output_pixels(
+                scratch, at_last, 4 * plane, plane, step, bias, y, to, down, 0, half, channels, relu
+            )
         tile += count
     return finite

@@ -20,7 +20,7 @@ from .. import get_num_threads, launch
 from ..compile import inner, jit
 from . import contract, memory, simd
 from .contract import COLUMN, PANEL, tile_panel
-from .conv_winograd import SUM_PRODUCTS, Plan, odd_lines, pays
+from .conv_winograd import SUM_PRODUCTS, Plan, odd_lines, pays, vectors_of_part
 from .simd import A1, A2, AK, AR, B1, B2, BK, FLAGS, LDC, N1, N2, N3, TILE_ARGS
 
 if contract.ENABLED:
@@ -39,7 +39,7 @@ LAUNCHES = 5_000
 # fmt: off
 (IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_ROWS, OUT_COLUMNS, OUT_CHANNELS, TOP, LEFT, PIECE_ROWS, PIECE_COLUMNS,
  ODD_ROWS, ODD_COLUMNS, TILE_ROWS, TILE_COLUMNS, GROUPS, BANDS, V_ROW, V_COLUMNS, V_PLANE, M_PLANE, SUM_PLANE, M_AT,
- SCRATCH, SHARDS, SPLITS, PANELS, LANE_COUNT, TILE) = range(29)
+ SCRATCH, SHARDS, SPLITS, PANELS, TILE) = range(28)
 # fmt: on
 SUMS = 3 * TILE_ARGS  # of a kind of tiles: a row may be more than one sum
 HEADER = TILE + 8 * SUMS  # then the panels
@@ -61,9 +61,10 @@ def find(
     (n, h, w, c), (p, q), lanes, itemsize = x_shape, out_hw, simd.lanes(char), np.dtype(char).itemsize
     (rows, columns), odd = (max(k // 2, 1) for k in kernel_hw), [k % 2 for k in kernel_hw]
     tile_rows, tile_columns = -(-p // 2), -(-q // 2)
-    planes, inputs = (3 * rows + odd[0]) * (3 * columns + odd[1]), c * (1 + (columns - 1) / tile_columns)
+    planes = (3 * rows + odd[0]) * (3 * columns + odd[1])
+    vectors = -(-c // lanes) * (1 + (columns - 1) / tile_columns) + -(-o // lanes)
     once = LAUNCHES + 16 * rows * columns * c * o / lanes * 8  # 8 cycles for a vector of a plane
-    if not pays(x_shape, o, kernel_hw, out_hw, origin[0], lanes, (planes, inputs + o), once):
+    if not pays(x_shape, o, kernel_hw, out_hw, origin, lanes, (planes, vectors), once):
         return None
     splits = 1
     while planes * c * o * itemsize > splits * SHARE_BYTES and splits < SHARES and c % (2 * splits * lanes) == 0:
@@ -89,7 +90,7 @@ def find(
         TILE_ROWS: tile_rows, TILE_COLUMNS: tile_columns, GROUPS: groups, BANDS: bands, V_ROW: v_row,
         V_COLUMNS: v_columns, V_PLANE: v_plane, M_PLANE: m_plane, SUM_PLANE: sum_plane, M_AT: 16 * v_plane,
         SCRATCH: 16 * (v_plane + m_plane), SHARDS: min(SHARES // splits, groups * bands), SPLITS: splits,
-        PANELS: len(panels) // PANEL, LANE_COUNT: lanes,
+        PANELS: len(panels) // PANEL,
     }  # fmt: skip
     tiles = []  # to begin sums or to go on, then the smaller number of rows or the larger, then of images
     for images in (n // groups, -(-n // groups)):
@@ -153,7 +154,7 @@ def _inputs_to_planes(plan, x, split, first, last, top, bottom, scratch, to):  #
             at = ((n * height + row) * width + left) * channels + split * some
             input_planes(
                 x, at, channels, row, height, left, width, scratch, to,
-                4 * plane, plane, some, plan[V_COLUMNS], some // plan[LANE_COUNT],
+                4 * plane, plane, some, plan[V_COLUMNS], some,
             )  # fmt: skip
             to += plan[V_COLUMNS] * some
 
@@ -168,7 +169,7 @@ def _grads_to_planes(plan, g, first, last, top, bottom, scratch, base):  # type:
             at = (n * height + 2 * i) * width * channels
             grad_planes(
                 g, at, channels, 2 * i, height, 0, width, scratch, to,
-                4 * plane, plane, channels, plan[TILE_COLUMNS], channels // plan[LANE_COUNT],
+                4 * plane, plane, channels, plan[TILE_COLUMNS], channels,
             )  # fmt: skip
             to += plan[TILE_COLUMNS] * channels
 
@@ -194,10 +195,9 @@ def _add_products(plan, tile, shard, split, sums, scratch, base):  # type: ignor
 @jit(parts=True)
 def _to_taps(sums, taps, shards, rows, columns, size, plane, lanes, part, parts):  # type: ignore[no-untyped-def]
     """Each part takes its share of the (C, O) matrix, of every piece: later ones replace third taps of those before."""
-    vectors = size // lanes
-    first, last = vectors * part // parts, vectors * (part + 1) // parts
+    first, count = vectors_of_part(size, lanes, part, parts)
     row = (2 * columns + 1) * size
     for piece in range(rows * columns):
-        at, to = piece * size + first * lanes, first * lanes
+        at, to = piece * size + first, first
         to += piece // columns * 2 * row + piece % columns * 2 * size
-        kernel_sums(sums, at, 4 * plane, plane, 4, 4, shards, 16 * plane, taps, to, row, size, last - first)
+        kernel_sums(sums, at, 4 * plane, plane, 4, 4, shards, 16 * plane, taps, to, row, size, count)
