@@ -175,9 +175,9 @@ def test_arrays_too_large_for_the_caches(
     data: st.DataObject,
 ) -> None:
     """Outputs that go around them and lines asked for ahead, here for any size, leave the bits as they are."""
-    c, o = (groups * lanes * simd.lanes("f") for lanes in data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3))))
+    c, o = (groups * lanes * simd.lanes("f") for lanes in data.draw(st.tuples(st.integers(1, 3), st.integers(1, 5))))
     spec = Conv2dSpec(stride, (kernel // 2,) * 4, (1, 1), groups)
-    x, w, bias, g = operands(Case(4, c, (hw, hw), o, (kernel, kernel), spec, "f", hw))
+    x, w, bias, g = operands(Case(20, c, (hw, hw), o, (kernel, kernel), spec, "f", hw))
     found = []
     for sizes in ((conv.STREAM_BYTES, conv_shared.FAR_BYTES), (0, 0)):
         monkeypatch.setattr(conv, "STREAM_BYTES", sizes[0])

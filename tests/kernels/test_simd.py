@@ -103,8 +103,8 @@ def test_a_stack_sums_what_its_strides_say(stack: tuple[int, int, int], dtype: s
     a, b, c = (rng.standard_normal(size).astype(dtype) for size in (900, 800, rows * columns))
     sums = [naive_tile(simd.OUTER, run, columns, plan, a[i * apart :], b) for i in range(runs)]
     expected = np.concatenate(sums).reshape(-1) + (c if add else 0)
-    fetches = data.draw(st.booleans(), "fetches")
-    plan[simd.A_LINES :] = [data.draw(st.integers(0, 3)) for _ in range(4)] if fetches else 0
+    fetches = data.draw(st.sampled_from([(0, 0), (3, 0), (1, 6)]), "fetches")
+    plan[simd.A_AHEAD :] = [data.draw(st.integers(0, 3)) for _ in range(2)]
     address = simd.tile_address(dtype, simd.OUTER, vectors, rows, run, fetches)
     run_tile(address, plan, a, b, c, c, lanes, 1)
     tolerance = 300 * np.finfo(dtype).eps
@@ -151,7 +151,7 @@ CHECK = """
 from tests.kernels import test_simd
 for kind in test_simd.CODE_KINDS:
     test_simd.check_code(kind)
-for stack in test_simd.stacks():
+for stack in [*test_simd.stacks(), (2, test_simd.simd.max_rows(2), 1)]:
     test_simd.check_stack(*stack)
 print(test_simd.simd.host().vector_bytes)
 """
@@ -167,6 +167,8 @@ def test_inner_loops_hold_vector_multiply_adds_and_nothing_spills() -> None:
         check_code(kind)
     for stack in stacks():
         check_stack(*stack)
+    for vectors in range(1, simd.max_vectors() + 1):
+        check_stack(vectors, simd.max_rows(vectors), 1)
 
 
 @on_x86
@@ -190,9 +192,9 @@ def check_code(kind: int) -> None:
 
 
 def check_stack(vectors: int, run: int, runs: int) -> None:
-    """The inner loop of a stack, and of one that fetches."""
-    for fetches in (False, True):
-        counts = [types.UniTuple(types.int64, n) for n in (run * runs, run, 1 + fetches)]
+    """The inner loop of a stack, and of one that fetches: with 16 registers no stack of several runs does."""
+    for fetches in ((0, 0), (3, 4)) if runs == 1 or simd.host().registers == 32 else ((0, 0),):
+        counts = [types.UniTuple(types.int64, n) for n in (run * runs, run, 1 + fetches[0], 1 + fetches[1])]
         name = simd._stack_name(types.float32, vectors, run * runs, run, fetches)
         assembly = assembly_of(simd._stack, (types.UniTuple(types.float32, vectors), *counts))
         check_loop(assembly, name, run * runs * vectors)

@@ -90,7 +90,7 @@ FILES = {
     "kernels/cpu/softmax.py": ("loss",),
     "kernels/cpu/strips.py": ("norm",),
     "kernels/cpu/simd.py": ("matmul", "conv"),
-    "kernels/cpu/conv*.py": ("conv",),
+    "kernels/cpu/con[tv]*.py": ("conv",),
     "kernels/cpu/winograd*.py": ("conv",),
     "kernels/cpu/depthwise*.py": ("conv",),
     "kernels/cpu/random.py": ("dropout",),

@@ -7,6 +7,7 @@ computes its share of the tasks.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numba
@@ -86,7 +87,7 @@ def panels(
     widths: list[int] | None = None,
     walk: float = 0.0,
     run: int = 0,
-    fetches: bool = False,
+    fetches: tuple[int, int] = (0, 0),
 ) -> list[int]:
     """Cover a (rows, columns) block with tiles, or stacks of `run` rows: a list of panels, PANEL numbers each."""
     lanes = simd.lanes(dtype)
@@ -99,6 +100,26 @@ def panels(
         used = min(columns - first * lanes, width * lanes) - (width - 1) * lanes
         out += [first * lanes, used, tiles, rows - tiles * (big - 1), big]
         first += width
+    return out
+
+
+def fetches(elements: float, itemsize: int, tiles: int) -> int:
+    """What each of so many tiles fetches at each k, that together they get that many elements, as FETCH's shift."""
+    return max(math.ceil(math.log2(elements * itemsize / tiles / simd.FETCH)), 1)
+
+
+def fetching(
+    tiles: list[int], jobs: int, sharing: int, pixels: int, strides: tuple[int, int], walks: int = 1
+) -> list[int]:
+    """The arguments of tiles for each of the jobs, `sharing` of which walk over the same pixels, one after another.
+
+    Each fetches its share of those that come `walks` walks later; `strides` are from pixel to pixel in A and in B.
+    """
+    (a, b), out = strides, list[int]()
+    for job in range(jobs):
+        first = pixels * walks + pixels * (job % sharing) // sharing
+        for at in range(0, len(tiles), TILE_ARGS):
+            out += [*tiles[at : at + simd.A_AHEAD], first * a, first * b]
     return out
 
 

@@ -39,7 +39,7 @@ from . import (
     winograd_weights,
 )
 from .contract import COLUMN, PANEL, tile_panel
-from .conv_shared import BAND_BYTES, HWIO, NCHW, NHWC, OIHW, TASKS, copy_row, is_far, layout, lines, longer_rows
+from .conv_shared import BAND_BYTES, HWIO, NCHW, NHWC, OIHW, TASKS, copy_row, is_far, layout, longer_rows
 from .conv_weights import weight_grad
 from .matmul import column_sums
 from .pool import max_pool2d
@@ -177,7 +177,7 @@ def conv2d_bias_grad(g: np.ndarray) -> np.ndarray:
 (TASKS_IN_ALL, IMAGE_TASKS, GROUPS, SCRATCH, X_IMAGE, Y_IMAGE, HEIGHT, WIDTH, CHANNELS, GROUP_IN, GROUP_OUT, FLAT,
  CLEARS, HEADER) = range(14)
 (BANDS, OUT_ROWS, Y_AT, Y_ROW, X_ROW, X_COLUMN, W_AT, SPAN_ROWS, SPAN_COLUMNS, ROW_STEP,
- PADDED, A_ROW, N_PANELS, PANELS_AT, ROWS_AT, NEXT, PHASE) = range(17)
+ PADDED, A_ROW, N_PANELS, PANELS_AT, PANEL_SUMS, ROWS_AT, NEXT, PHASE) = range(18)
 # fmt: on
 #: After it for each number of rows of the kernel, from all to the fewest, the arguments of the tiles that sum over so
 #: many; then the panels; then of each output row the rows of the kernel that meet the image: the first and the sums.
@@ -192,8 +192,9 @@ FEW_PRODUCTS = 64
 #: reads every line from memory that is written to it. With 5.3 MB an inference of the MNIST CNN takes 4 % less time so,
 #: with 4 MB one of ResNet-20 the same, with 3.1 MB one of LeNet-5 27 % more (32 MB of L3 cache, shared with others).
 STREAM_BYTES = 5 << 20
-#: Pixels of a 1x1 convolution whose lines a tile asks for, and how many pixels before: 16, 32, 64 and 128 are as good.
-PIXELS_AHEAD = 16
+#: How many rows of a 1x1 convolution ahead tiles ask for lines. Between 128 channels on 34 MB, where memory is slow,
+#: half of the calls take 4.6 ms with 1, 2.5 to 2.7 with 2, 4 and 8; from 16 to 32 channels all are as good.
+ROWS_AHEAD = 4
 #: In the place of the winners of a pool that nobody asks for.
 NOBODY = np.empty(0, np.uint8)
 
@@ -258,12 +259,13 @@ def _walk(
         tile[LDC] = phase.step[1] * o
         tile[FLAGS] = simd.BIAS * biased | simd.RELU * relu | simd.STREAM * streams
         flat = not padded and phase.taps == (1, 1) and phase.stride[1] == groups == 1 and not depthwise
-        far = flat and is_far(n * (h * w * c + p * q * o), itemsize, c * o)
-        if far:
-            tile[simd.A_LINES], tile[simd.A_AHEAD] = lines(PIXELS_AHEAD * c, itemsize), PIXELS_AHEAD * c
+        far = flat and is_far(n * (h * w * c + p * q * o), itemsize)
         few = phase.taps[0] * phase.taps[1] * group_in <= FEW_PRODUCTS
-        walk = contract.WALK if few else 0.0
-        panels = contract.panels(char, kind, phase.out[1], group_out, walk=walk, fetches=far)
+        widths = contract.panel_widths(char, kind, phase.out[1], group_out, contract.WALK if few else 0.0)
+        a_fetches = contract.fetches(simd.max_rows(widths[-1]), itemsize, len(widths)) if far else 0
+        panels = contract.panels(char, kind, phase.out[1], group_out, widths, fetches=(a_fetches, 0))
+        if far and len(widths) > 1:  # each panel fetches a part of each row
+            bands = phase.out[0]
         head = [0] * PHASE
         head[BANDS], head[OUT_ROWS] = bands, phase.out[0]
         head[Y_AT] = (phase.at[0] * q + phase.at[1]) * o
@@ -274,8 +276,10 @@ def _walk(
         taps, terms = _rows_of_taps(phase, h), phase.taps[1] * group_in
         fewest = min(len(rows) for rows in taps)
         sums = [_row_sums(tile, rows, terms, longest_sum) for rows in range(phase.taps[0], fewest - 1, -1)]
+        if far:  # a kernel of one row: one number of rows to sum
+            sums = [contract.fetching(sums[0], len(widths), len(widths), phase.out[1], (c, 0), ROWS_AHEAD)]
         by_row = [(rows.start, PHASE + (phase.taps[0] - len(rows)) * SUMS) for rows in taps]
-        head[N_PANELS], head[PANELS_AT] = len(panels) // PANEL, PHASE + len(sums) * SUMS
+        head[N_PANELS], head[PANELS_AT], head[PANEL_SUMS] = len(widths), PHASE + sum(map(len, sums)), far * SUMS
         head[ROWS_AT] = head[PANELS_AT] + len(panels)
         head[NEXT] = head[ROWS_AT] + 2 * len(by_row)
         body += chain(head, *sums, panels, *by_row)
@@ -385,7 +389,7 @@ def _tile_band(plan, at, source, base, w, y, bias, n, top, bottom):  # type: ign
             start = n * plan[Y_IMAGE] + plan[at + Y_AT] + column
             for row in range(top, bottom):
                 taps = at + plan[at + ROWS_AT] + 2 * row
-                begin, sums = plan[taps], at + plan[taps + 1]
+                begin, sums = plan[taps], at + plan[taps + 1] + p * plan[at + PANEL_SUMS]
                 a = left + (row - top) * plan[at + A_ROW] + begin * plan[sums + A1]
                 b = plan[at + W_AT] + column + begin * plan[sums + B1]
                 c = start + row * plan[at + Y_ROW]

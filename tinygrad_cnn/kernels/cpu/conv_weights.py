@@ -16,7 +16,7 @@ from ..compile import inner, jit
 from ..spec import Conv2dSpec
 from . import contract, memory, simd
 from .contract import COLUMN, PANEL, tile_panel
-from .conv_shared import BAND_BYTES, is_far, lines, longer_rows
+from .conv_shared import BAND_BYTES, FEW_PRODUCTS, is_far, longer_rows
 from .matmul import column_sums
 from .simd import A1, A2, A_RUN, AK, AR, B1, B2, BK, FLAGS, LDC, N1, N2, N3, TILE_ARGS, clear, copy
 
@@ -28,9 +28,6 @@ TASKS = 8
 BLOCK_PIXELS = 512
 #: Bytes of weights that a task adds to again and again: they stay in the L2 cache, next to a block.
 SPLIT_BYTES = 256 << 10
-#: Pixels before which tiles ask for the lines of as many, and how many bytes of x and g ahead. 16 -> 32 channels, 1x1,
-#: take 388 us so, 420 if for all 64 pixels of a row at once, 530 if for the next 8; 64 -> 32 channels 1460, 2360, 1535.
-CHUNK, AHEAD = 8, 6 << 10
 
 
 def weight_grad(x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int], spec: Conv2dSpec) -> np.ndarray:
@@ -60,7 +57,7 @@ class _Found(NamedTuple):
 # fmt: off
 (SHARDS, SPLITS, BLOCKS, BANDS, IMAGES, BLOCK_IMAGES, ROWS_OUT, SIZE, RUNS, PANELS, GROUPS, SCRATCH, PADDED,
  X_IMAGE, X_ROW, G_IMAGE, G_ROW, ORIGIN_ROW, ORIGIN_COLUMN, SPAN_ROWS, SPAN_COLUMNS, STRIDE, HEIGHT, WIDTH, CHANNELS,
- SWAPPED, LANEWISE, X_GROUP, G_GROUP, OUT_GROUP, FEWEST_ROWS, ROW_COUNTS, RUNS_AT, TILE) = range(34)
+ SWAPPED, LANEWISE, X_GROUP, G_GROUP, OUT_GROUP, FEWEST_ROWS, ROW_COUNTS, RUNS_AT, JOB_SUMS, TILE) = range(35)
 # fmt: on
 SUMS = 3 * TILE_ARGS  # of a kind of tiles: a row may be more than one sum
 #: A run of taps, or runs of several rows of the kernel together: offsets in x's window, in the weights, of its panels,
@@ -108,15 +105,8 @@ def _find(
         widths, sets = None, [1] * kh
     rows, across = (o_group, run) if swapped else (run, o_group)
     kind = simd.LANEWISE if lanewise else simd.OUTER
+    widths = widths or contract.panel_widths(char, kind, rows, across, contract.WALK)
     flat = not padded and (sy, sx, kw) == (1, 1, 1)  # pixels follow each other from row to row
-    far = spec.groups == 1 and not lanewise and is_far(n * (h * w * c + p * q * o), itemsize, kh * kw * c * o)
-    far = far and q <= BLOCK_PIXELS and not (flat and q % CHUNK)
-    panels, panels_at = list[int](), {}
-    for count in dict.fromkeys(sets):
-        panels_at[count] = len(panels)
-        stack = run if count > 1 else 0
-        panels += contract.panels(char, kind, count * rows, across, widths, contract.WALK, stack, far)
-    n_panels = len(panels) // PANEL // len(panels_at)
     size = kh * kw * depth * o
     ldc = kh * kw * depth if swapped else o
     starts = [(sum(sets[:i]), z, count) for i, count in enumerate(sets) for z in range(0, kw, run_taps)]
@@ -130,15 +120,29 @@ def _find(
     shards = TASKS
     while shards > 1 and (shards > blocks or shards * size > n * (h * w * c + p * q * o)):
         shards //= 2
-    jobs = groups * len(starts) * n_panels
+    jobs = groups * len(starts) * len(widths)
     splits = min(jobs, max(TASKS // shards, -(-size * itemsize // SPLIT_BYTES)))
+
+    far = groups == 1 and not lanewise and is_far(n * (h * w * c + p * q * o), itemsize)
+    far = far and (kh * kw == 1 or kh * kw * c * o <= FEW_PRODUCTS)
+    far = far and (max(sets) == 1 or simd.host().registers == 32)  # else it would spill
+    sharing = -(-jobs // splits)
+    walks = sharing * (1 if max(sets) > 1 else -(-rows // simd.max_rows(widths[0])))
+    x_fetches = contract.fetches(c, itemsize, walks) if far and flat else 0
+    g_fetches = contract.fetches(o, itemsize, walks) if far else 0
+    fetches = (g_fetches, x_fetches) if swapped else (x_fetches, g_fetches)
+    panels, panels_at = list[int](), {}
+    for count in dict.fromkeys(sets):
+        panels_at[count] = len(panels)
+        panels += contract.panels(char, kind, count * rows, across, widths, run=run * (count > 1), fetches=fetches)
 
     # of a run only the rows of a band that meet the image: for 5 x 5 taps on 8 x 8 pixels 34 of 40
     meets = [(-((y + count - 1) * dy - top) // sy, -((y * dy - top - h) // sy)) for y, _, count in starts]
     edges = [p * band // bands for band in range(bands + 1)]
     met = {max(min(last, b) - max(first, a), 1) for first, last in set(meets) for a, b in pairwise(edges)}
     row_counts = range(min(met), max(met) + 1)
-    runs_at = TILE + 4 * SUMS * len(row_counts)
+    job_sums = 4 * SUMS * len(row_counts)
+    runs_at = TILE + job_sums * (jobs if far else 1)
     runs = []
     for (y, z, count), rows_met in zip(starts, meets, strict=True):
         runs += [(y * dy * columns + z * dx) * c, (y * kw + z) * depth * (1 if swapped else o)]
@@ -150,32 +154,30 @@ def _find(
     x_image, g_image = h * w * c, p * q * o
     head = {
         SHARDS: shards, SPLITS: splits, BLOCKS: blocks, BANDS: bands, IMAGES: n, BLOCK_IMAGES: block_images,
-        ROWS_OUT: p, SIZE: size, RUNS: len(starts), PANELS: n_panels, GROUPS: groups,
+        ROWS_OUT: p, SIZE: size, RUNS: len(starts), PANELS: len(widths), GROUPS: groups,
         SCRATCH: scratch, PADDED: padded, X_IMAGE: x_image, X_ROW: sy * columns * c, G_IMAGE: g_image, G_ROW: q * o,
         ORIGIN_ROW: -top, ORIGIN_COLUMN: -left, SPAN_ROWS: span, SPAN_COLUMNS: columns, STRIDE: sy,
         HEIGHT: h, WIDTH: w, CHANNELS: c, SWAPPED: swapped, LANEWISE: lanewise,
         X_GROUP: c_group, G_GROUP: o_group, OUT_GROUP: o_group * (ldc if swapped else 1),
         FEWEST_ROWS: row_counts[0], ROW_COUNTS: len(row_counts), RUNS_AT: runs_at,
+        JOB_SUMS: job_sums if far else 0,
     }  # fmt: skip
-    chunk = CHUNK if far and flat else q
-    x_strides = (scratch_image if padded else x_image, chunk * c if flat else sy * columns * c, sx * c)
-    g_strides = (g_image, chunk * o, o)
-    ahead = AHEAD // ((c + o) * itemsize) if flat else q
-    x_ahead = (lines(chunk * c, itemsize), ahead * c) if far and flat else (0, 0)
-    g_ahead = (lines(chunk * o, itemsize), ahead * o) if far else (0, 0)
+    x_strides = (scratch_image if padded else x_image, sy * columns * c, sx * c)
+    g_strides = (g_image, q * o, o)
     tiles = []  # to begin sums or to go on, then by the number of rows, then a full block of images or the last one
     for images in (block_images, n - (-(-n // block_images) - 1) * block_images):
         for count in row_counts:
             for flags in (0, simd.ADD):
                 tile = [0] * TILE_ARGS
-                tile[N1], tile[N2], tile[N3] = images, count * (q // chunk), chunk
+                tile[N1], tile[N2], tile[N3] = images, count, q
                 tile[A1], tile[A2], tile[AK] = g_strides if swapped else x_strides
                 tile[B1], tile[B2], tile[BK] = x_strides if swapped else g_strides
                 tile[AR], tile[LDC], tile[FLAGS] = 1 if swapped else tap_step, ldc, flags
                 tile[A_RUN] = dy * columns * c
-                tile[simd.A_LINES], tile[simd.A_AHEAD] = g_ahead if swapped else x_ahead
-                tile[simd.B_LINES], tile[simd.B_AHEAD] = x_ahead if swapped else g_ahead
                 tiles += contract.in_columns(tile, BLOCK_PIXELS)
+    if far:
+        pixels, strides = block_images * -(-p // bands) * q, (o, c) if swapped else (c, o)
+        tiles = contract.fetching(tiles, jobs, sharing, pixels, strides)
     plan = np.array([head[i] for i in range(TILE)] + tiles + runs + panels, np.int64)
     work = n * p * q * size
     work = work if lanewise else contract.effort(work, n * (x_image + g_image) + size)
@@ -248,7 +250,7 @@ def _jobs(plan, tiles, x, at_x, g, at_g, w, shard, split, top, bottom):  # type:
         group, panel = rest // panels, plan[run + RUN_PANELS] + rest % panels * PANEL
         column = plan[panel + COLUMN]
         begin, end = _within(plan[run + RUN_BEGIN], plan[run + RUN_END], top, bottom)
-        tile = tiles + 2 * (end - begin) * SUMS
+        tile = tiles + 2 * (end - begin) * SUMS + job * plan[JOB_SUMS]
         a = at_x + plan[run + RUN_X] + group * plan[X_GROUP] + (begin - top) * plan[X_ROW]
         b = at_g + group * plan[G_GROUP] + (begin - top) * plan[G_ROW]
         c = shard * plan[SIZE] + group * plan[OUT_GROUP] + plan[run + RUN_W] + column
