@@ -96,6 +96,19 @@ def test_retain_grad_sees_what_hooks_made_of_it() -> None:
         check(x.grad, 30)
 
 
+def test_a_kept_gradient_is_not_the_retained_one() -> None:
+    """What a later hook keeps stays when a second backward, or its owner, changes the retained gradient."""
+    x, kept = leaf(2.0, 3.0), []
+    y = x * 3
+    y.register_hook(lambda g: kept.append(g))
+    z = y + x
+    z.retain_grad()
+    for _ in range(2):
+        z.backward(tg.ones(2, dtype=tg.float64), retain_graph=True)
+    z.grad.zero_()
+    assert [g.tolist() for g in kept] == [[1, 1], [1, 1]]
+
+
 def test_retain_grad_follows_its_tensor_through_writes() -> None:
     x = leaf(2.0)
     y = x * 3

@@ -378,8 +378,7 @@ def _run_hooks(edge: Any, g: Any) -> Any:
                 g = _checked(result, g, hook)
         g = alias(g)  # a hook may have kept g
     if edge.retain is not None and (x := edge.retain()) is not None:
-        _accumulate(x, g)
-        g = alias(g)  # it may be x's gradient now
+        _accumulate(x, alias(g))  # a copy: x's gradient may be added to, and g may reach somebody who keeps it
     return g
 
 
