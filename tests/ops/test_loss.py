@@ -121,6 +121,14 @@ def test_binary_cross_entropy_does_not_overflow() -> None:
     assert x.grad is not None and x.grad.tolist() == [0.0, 0.0, 1.0, -1.0]
 
 
+def test_smooth_l1_has_its_slope_at_infinity() -> None:
+    x = tg.tensor([np.inf, -np.inf, 1e30, 1.0, -0.5, np.nan], requires_grad=True)
+    loss = F.smooth_l1_loss(x, tg.zeros(6), reduction="none")
+    loss.sum().backward()
+    np.testing.assert_array_equal(loss.detach().numpy(), np.float32([np.inf, np.inf, 1e30, 0.5, 0.125, np.nan]))
+    np.testing.assert_array_equal(x.grad.numpy(), np.float32([1, -1, 1, 1, -0.5, np.nan]))
+
+
 def test_smooth_l1_without_beta_is_l1() -> None:
     """beta 0 leaves no squared part."""
     x, t = tg.tensor([1.0, -2.0]), tg.tensor([0.5, 2.0])

@@ -267,7 +267,8 @@ def smooth_l1_loss(input: Any, target: Any, *, reduction: str = "mean", beta: fl
     if beta == 0:
         return l1_loss(input, target, reduction=reduction)
     d = (input - target).abs()
-    return _reduced((d * d * (0.5 / beta)).where(d < beta, d - 0.5 * beta), reduction)
+    near = d.clamp(max=beta)  # both branches of a `where` have gradients, and that of d * d is NaN at infinity
+    return _reduced(near * near * (0.5 / beta) + (d - near), reduction)
 
 
 def binary_cross_entropy_with_logits(
