@@ -20,20 +20,23 @@ from .test_conv import Case, assert_as_in_float64, operands
 
 
 @st.composite
-def cases(draw):  # type: ignore[no-untyped-def]
+def cases(draw, dilations=(1, 1, 2, 3)):  # type: ignore[no-untyped-def]
     """Vectors full or not, one piece of a kernel or several, paddings wider than it, rows wider than a block."""
     dtype = draw(st.sampled_from("fd"))
     lanes = simd.lanes(dtype)
     c, o = (draw(st.one_of(st.integers(1, 3).map(lanes.__mul__), st.integers(lanes, 3 * lanes))) for _ in range(2))
     kernel = draw(st.tuples(st.integers(3, 7), st.integers(3, 7)))
+    dilation = draw(st.tuples(*[st.sampled_from(dilations)] * 2))
     pads = [draw(st.integers(0, k + 1)) for k in (kernel[0], kernel[0], kernel[1], kernel[1])]
-    out = draw(st.tuples(st.integers(1, 11), st.integers(1, 24)))
+    out = draw(st.tuples(st.integers(1, 11 // dilation[0]), st.integers(1, 24 // dilation[1])))
     hw = [
-        max(1, size + k - 1 - a - b)
-        for size, k, a, b in zip(out, kernel, pads[::2], pads[1::2], strict=True)
+        max(1, size + k - 1 - a - b) * d  # of dilated ones, what all phases have in common
+        for size, k, a, b, d in zip(out, kernel, pads[::2], pads[1::2], dilation, strict=True)
     ]  # fmt: skip
+    pads = [pad * d for pad, d in zip(pads, (dilation[0], dilation[0], dilation[1], dilation[1]), strict=True)]
+    spec = Conv2dSpec(padding=tuple(pads), dilation=dilation)
     seed = draw(st.integers(0, 2**16))
-    return Case(draw(st.integers(1, 9)), c, tuple(hw), o, kernel, Conv2dSpec(padding=tuple(pads)), dtype, seed)
+    return Case(draw(st.integers(1, 9)), c, tuple(hw), o, kernel, spec, dtype, seed)
 
 
 @contextmanager
@@ -70,7 +73,7 @@ def test_forward_and_gradients_agree_with_the_float64_reference(case: Case, bias
     assert_as_in_float64(case, biased, x, w, bias, g)
 
 
-@given(cases(), st.sampled_from([0, 0, np.nan, np.inf]))
+@given(cases(dilations=(1,)), st.sampled_from([0, 0, np.nan, np.inf]))
 @always()
 def test_the_pool_of_the_tiles_is_that_of_the_map(case: Case, value: float) -> None:
     """The same bits and winners, with ties, NaN and infinities; odd rows and columns are left over."""
@@ -179,4 +182,5 @@ def test_few_channels_strides_and_small_images_are_left_to_the_direct_kernels() 
     assert not tiled(32, 32, 4, 1, Conv2dSpec())
     assert not tiled(32, 32, 16, 32, Conv2dSpec((2, 2)))
     assert not tiled(32, 32, 16, 32, Conv2dSpec(groups=2))
-    assert not tiled(32, 32, 16, 32, Conv2dSpec(dilation=(2, 1)))
+    assert tiled(32, 32, 16, 32, Conv2dSpec(dilation=(2, 1)))
+    assert not tiled(32, 32, 17, 32, Conv2dSpec(dilation=(2, 1)))

@@ -436,14 +436,27 @@ def _tiles(
 ) -> conv_winograd.Plan | None:
     """The plan of the forward convolution (and a 2 x 2 max-pool) by tiles; None where direct wins."""
     (n, c, h, w), (o, _, kh, kw) = x_shape, w_shape
-    if not _has_tiles(spec) or 0 in x_shape or o == 0:
-        return None
     out_hw, origin = spec.output_hw((h, w), (kh, kw)), (-spec.padding[0], -spec.padding[2])
-    return conv_winograd.find(char, (n, h, w, c), o, (kh, kw), out_hw, origin, relu, pool)
+    phase = _phase_of_tiles((n, h, w, c), out_hw, origin, spec)
+    if phase is None or o == 0 or (pool and max(spec.dilation) > 1):
+        return None
+    x_shape, out_hw, origin = phase
+    return conv_winograd.find(char, x_shape, o, (kh, kw), out_hw, origin, relu, pool, dilation=spec.dilation)
 
 
-def _has_tiles(spec: Conv2dSpec) -> bool:
-    return (*spec.stride, *spec.dilation, spec.groups) == (1, 1, 1, 1, 1)
+_Phases = tuple[tuple[int, int, int, int], tuple[int, int], tuple[int, int]]
+
+
+def _phase_of_tiles(
+    x_shape: tuple[int, int, int, int], out_hw: tuple[int, int], origin: tuple[int, int], spec: Conv2dSpec
+) -> _Phases | None:
+    """The convolution of the phases of x (N, H, W, C) that a dilation leaves apart; None unless they are all alike."""
+    (n, h, w, c), (p, q), (y, x), (dy, dx) = x_shape, out_hw, origin, spec.dilation
+    if (*spec.stride, spec.groups) != (1, 1, 1) or 0 in (*x_shape, *out_hw):
+        return None
+    if any(size % dy for size in (h, p, y)) or any(size % dx for size in (w, q, x)):
+        return None
+    return (n * dy * dx, h // dy, w // dx, c), (p // dy, q // dx), (y // dy, x // dx)
 
 
 @lru_cache(4096)
@@ -452,10 +465,13 @@ def _tiles_of_weight_grad(
 ) -> conv_winograd.Plan | None:
     """The plan of the weight gradient by tiles; None where direct wins."""
     (n, c, h, w), (o, _, kh, kw) = x_shape, w_shape
-    if not _has_tiles(spec) or 0 in x_shape or o == 0:
-        return None
     out_hw, origin = spec.output_hw((h, w), (kh, kw)), (-spec.padding[0], -spec.padding[2])
-    return winograd_weights.find(char, (n, h, w, c), o, (kh, kw), out_hw, origin)
+    phase = _phase_of_tiles((n, h, w, c), out_hw, origin, spec)
+    return (
+        None
+        if phase is None or o == 0
+        else winograd_weights.find(char, phase[0], o, (kh, kw), *phase[1:], spec.dilation)
+    )
 
 
 @lru_cache(4096)
@@ -487,10 +503,12 @@ def _tiles_of_input_grad(
 ) -> conv_winograd.Plan | None:
     """The plan of the input gradient as a convolution of g, by tiles; None where direct wins."""
     (n, o, p, q), (_, c, kh, kw) = g_shape, w_shape
-    if not _has_tiles(spec) or 0 in g_shape or 0 in (c, *input_hw):
+    origin = (spec.padding[0] - (kh - 1) * spec.dilation[0], spec.padding[2] - (kw - 1) * spec.dilation[1])
+    phase = _phase_of_tiles((n, p, q, o), input_hw, origin, spec)
+    if phase is None or c == 0:
         return None
-    origin = (spec.padding[0] - kh + 1, spec.padding[2] - kw + 1)
-    return conv_winograd.find(char, (n, p, q, o), c, (kh, kw), input_hw, origin, False, spreads=spreads)
+    g_shape, input_hw, origin = phase
+    return conv_winograd.find(char, g_shape, c, (kh, kw), input_hw, origin, False, False, spreads, spec.dilation)
 
 
 class _InputGrad(NamedTuple):

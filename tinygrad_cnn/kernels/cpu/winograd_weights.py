@@ -20,7 +20,7 @@ from .. import get_num_threads, launch
 from ..compile import inner, jit
 from . import contract, memory, simd
 from .contract import COLUMN, PANEL, tile_panel
-from .conv_winograd import SUM_PRODUCTS, Plan, odd_lines, pays, vectors_of_part
+from .conv_winograd import SUM_PRODUCTS, Plan, odd_lines, pays, pixel_at, vectors_of_part
 from .simd import A1, A2, AK, AR, B1, B2, BK, FLAGS, LDC, N1, N2, N3, TILE_ARGS
 
 if contract.ENABLED:
@@ -39,7 +39,7 @@ LAUNCHES = 5_000
 # fmt: off
 (IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_ROWS, OUT_COLUMNS, OUT_CHANNELS, TOP, LEFT, PIECE_ROWS, PIECE_COLUMNS,
  ODD_ROWS, ODD_COLUMNS, TILE_ROWS, TILE_COLUMNS, GROUPS, BANDS, V_ROW, V_COLUMNS, V_PLANE, M_PLANE, SUM_PLANE, M_AT,
- SCRATCH, SHARDS, SPLITS, PANELS, TILE) = range(28)
+ SCRATCH, SHARDS, SPLITS, PANELS, PHASE_ROWS, PHASE_COLUMNS, TILE) = range(30)
 # fmt: on
 SUMS = 3 * TILE_ARGS  # of a kind of tiles: a row may be more than one sum
 HEADER = TILE + 8 * SUMS  # then the panels
@@ -53,10 +53,12 @@ def find(
     kernel_hw: tuple[int, int],
     out_hw: tuple[int, int],
     origin: tuple[int, int],
+    dilation: tuple[int, int] = (1, 1),
 ) -> Plan | None:
     """The plan for x (N, H, W, C), or None where the direct kernels are as fast.
 
-    `origin` is the first window's corner in x, negative in the padding.
+    `origin` is the first window's corner in x, negative in the padding. With a dilation, sizes and N are those of
+    phases of images: see conv_winograd.
     """
     (n, h, w, c), (p, q), lanes, itemsize = x_shape, out_hw, simd.lanes(char), np.dtype(char).itemsize
     (rows, columns), odd = (max(k // 2, 1) for k in kernel_hw), [k % 2 for k in kernel_hw]
@@ -90,7 +92,7 @@ def find(
         TILE_ROWS: tile_rows, TILE_COLUMNS: tile_columns, GROUPS: groups, BANDS: bands, V_ROW: v_row,
         V_COLUMNS: v_columns, V_PLANE: v_plane, M_PLANE: m_plane, SUM_PLANE: sum_plane, M_AT: 16 * v_plane,
         SCRATCH: 16 * (v_plane + m_plane), SHARDS: min(SHARES // splits, groups * bands), SPLITS: splits,
-        PANELS: len(panels) // PANEL,
+        PANELS: len(panels) // PANEL, PHASE_ROWS: dilation[0], PHASE_COLUMNS: dilation[1],
     }  # fmt: skip
     tiles = []  # to begin sums or to go on, then the smaller number of rows or the larger, then of images
     for images in (n // groups, -(-n // groups)):
@@ -147,13 +149,13 @@ def _sum_planes(plan, x, g, sums, scratch, part, parts):  # type: ignore[no-unty
 def _inputs_to_planes(plan, x, split, first, last, top, bottom, scratch, to):  # type: ignore[no-untyped-def]
     """V[plane, image, row, column, channel]: the transformed inputs of rows of tiles, in a split."""
     channels, height, width = plan[CHANNELS], plan[HEIGHT], plan[WIDTH]
-    plane, some = plan[V_PLANE], plan[V_ROW]
+    plane, some, phases, pixel = plan[V_PLANE], plan[V_ROW], plan[PHASE_ROWS], plan[PHASE_COLUMNS] * channels
     for n in range(first, last):
         for i in range(top, bottom + plan[PIECE_ROWS] - 1):
             row, left = 2 * i + plan[TOP], plan[LEFT]
-            at = ((n * height + row) * width + left) * channels + split * some
+            at = pixel_at(n, row, left, height, width, channels, phases, plan[PHASE_COLUMNS]) + split * some
             input_planes(
-                x, at, channels, row, height, left, width, scratch, to,
+                x, at, phases * width * pixel, pixel, row, height, left, width, scratch, to,
                 4 * plane, plane, some, plan[V_COLUMNS], some,
             )  # fmt: skip
             to += plan[V_COLUMNS] * some
@@ -163,12 +165,12 @@ def _inputs_to_planes(plan, x, split, first, last, top, bottom, scratch, to):  #
 def _grads_to_planes(plan, g, first, last, top, bottom, scratch, base):  # type: ignore[no-untyped-def]
     """M[plane, image, row, column, channel]: the transformed output gradients of rows of tiles."""
     channels, height, width = plan[OUT_CHANNELS], plan[OUT_ROWS], plan[OUT_COLUMNS]
-    plane, to = plan[M_PLANE], base + plan[M_AT]
+    plane, to, phases, pixel = plan[M_PLANE], base + plan[M_AT], plan[PHASE_ROWS], plan[PHASE_COLUMNS] * channels
     for n in range(first, last):
         for i in range(top, bottom):
-            at = (n * height + 2 * i) * width * channels
+            at = pixel_at(n, 2 * i, 0, height, width, channels, phases, plan[PHASE_COLUMNS])
             grad_planes(
-                g, at, channels, 2 * i, height, 0, width, scratch, to,
+                g, at, phases * width * pixel, pixel, 2 * i, height, 0, width, scratch, to,
                 4 * plane, plane, channels, plan[TILE_COLUMNS], channels,
             )  # fmt: skip
             to += plan[TILE_COLUMNS] * channels
