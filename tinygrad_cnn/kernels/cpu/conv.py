@@ -146,7 +146,7 @@ def conv2d_weight_grad(x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int],
         return layout(reference.conv2d_weight_grad(x, g, kernel_hw, spec), HWIO).transpose(OIHW)
     x_shape, w_shape = x.shape, (g.shape[1], x.shape[1] // spec.groups, *kernel_hw)
     x, g = layout(x, NHWC), layout(g, NHWC)
-    if _walks_rows(x.dtype.char, x_shape, w_shape, spec):
+    if spec.groups > 1 and _walks_rows(x.dtype.char, x_shape, w_shape, spec):
         return conv_depthwise.weight_grad(x, g, kernel_hw[0], spec.stride[0]).transpose(OIHW)
     if (planes := conv_pixel_grads.find(x.dtype.char, x_shape, w_shape, spec, False)) is not None:
         grad = conv_pixel_grads.weights(planes, x, g, kernel_hw)

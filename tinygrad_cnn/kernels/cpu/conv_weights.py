@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .. import PARALLEL_WORK
 from ..compile import inner, jit
 from ..spec import Conv2dSpec
 from . import contract, memory, simd
@@ -22,6 +23,7 @@ from .simd import A1, A2, A_RUN, AK, AR, B1, B2, BK, FLAGS, LDC, N1, N2, N3, TIL
 
 #: Shares of the work: shards (runs of blocks, each with its own sum) x splits (shares of the tap runs and panels).
 #: By size only, so that no thread count changes a bit; powers of two, so that two and four threads finish together.
+#: What is too small for threads is one: 32 images of 8 x 8, 16 -> 16 channels, 1x1, take 9.0 us so, in 8 shards 12.2.
 TASKS = 8
 #: Pixels whose products make one sum; the sums of blocks are added up, which keeps the error small: with one sum for a
 #: row of 16,000 pixels it was 8.8 times that of NumPy's matrix product.
@@ -117,13 +119,15 @@ def _find(
     most = min(2 * BAND_BYTES // (p * row_bytes), BLOCK_PIXELS // (p * q))
     block_images = 1 if bands > 1 else max(1, min(most, -(-n // TASKS)))
     blocks = -(-n // block_images) * bands
-    shards = TASKS
-    while shards > 1 and (shards > blocks or shards * size > n * (h * w * c + p * q * o)):
+    elements, multiply_adds = n * (h * w * c + p * q * o), n * p * q * size
+    work = multiply_adds if lanewise else contract.effort(multiply_adds, elements + size)
+    tasks = shards = TASKS if work >= PARALLEL_WORK else 1
+    while shards > 1 and (shards > blocks or shards * size > elements):
         shards //= 2
     jobs = groups * len(starts) * len(widths)
-    splits = min(jobs, max(TASKS // shards, -(-size * itemsize // SPLIT_BYTES)))
+    splits = min(jobs, max(tasks // shards, -(-size * itemsize // SPLIT_BYTES)))
 
-    far = groups == 1 and not lanewise and is_far(n * (h * w * c + p * q * o), itemsize)
+    far = groups == 1 and not lanewise and is_far(elements, itemsize)
     far = far and (kh * kw == 1 or kh * kw * c * o <= FEW_PRODUCTS)
     far = far and (max(sets) == 1 or simd.host().registers == 32)  # else it would spill
     sharing = -(-jobs // splits)
@@ -179,8 +183,6 @@ def _find(
         pixels, strides = block_images * -(-p // bands) * q, (o, c) if swapped else (c, o)
         tiles = contract.fetching(tiles, jobs, sharing, pixels, strides)
     plan = np.array([head[i] for i in range(TILE)] + tiles + runs + panels, np.int64)
-    work = n * p * q * size
-    work = work if lanewise else contract.effort(work, n * (x_image + g_image) + size)
     return _Found(contract.Work(_walk, plan, scratch, work), shards, swapped)
 
 
