@@ -13,7 +13,7 @@ from .steps import QUICK, title
 
 
 def measure(options: Options) -> Iterator[Row]:
-    """Fresh processes for each case; weights, gradients and the optimizer's state are there before the step."""
+    """Fresh processes for each case; weights and the optimizer's state are there before the step, gradients are not."""
     if sys.platform != "linux":
         print("  skipped: the peak of a process is read from Linux's /proc")
         return

@@ -132,9 +132,9 @@ def step(lib: Any, model: Any, x: Any, y: Any) -> Callable[[], Any]:
     loss_fn = lib.nn.CrossEntropyLoss()
 
     def train() -> None:
-        optimizer.zero_grad()
         loss_fn(model(x), y).backward()
         optimizer.step()
+        optimizer.zero_grad()  # at the end: between two steps, when memory is looked at, there are no gradients
 
     return train
 
