@@ -131,6 +131,7 @@ def assert_as_in_float64(
         Case(3, 48, (17, 17), 48, (3, 5), Conv2dSpec(padding=(1, 1, 2, 2), groups=48), "f", 5),
         Case(2, 100, (12, 12), 24, (1, 1), Conv2dSpec(), "f", 6),
         Case(1, 90, (3, 900), 70, (1, 1), Conv2dSpec(), "f", 7),  # a row larger than a block
+        Case(48, 10, (4, 6), 7, (1, 1), Conv2dSpec(), "f", 11),  # three small images in a row
         Case(4, 3, (16, 16), 64, (3, 3), Conv2dSpec(padding=(1, 1, 1, 1)), "f", 8),  # a panel of four vectors
     ],
     ids=str,

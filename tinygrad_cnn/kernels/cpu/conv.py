@@ -418,7 +418,8 @@ def _forward(
     if (work := conv_pixels.find(char, x_shape, w_shape, biased, spec, relu)) is not None:
         return _Forward(shape, work, tiles)
     if (kh, kw, *spec.stride, *spec.padding) == (1, 1, 1, 1, 0, 0, 0, 0):
-        h, w = p, q = longer_rows(h, w)
+        n, h, w = longer_rows(n, h, w)
+        p, q = h, w
     top, _, left, _ = spec.padding
     phase = _Phase((p, q), (0, 0), (1, 1), (-top, -left), spec.stride, (kh, kw), spec.dilation, 0)
     work = _walk(char, n, (h, w, c), (p, q, o), spec.groups, [phase], biased, FORWARD_SUM, relu=relu)
@@ -535,7 +536,8 @@ def _input_grad(
     if _walks_rows(char, (n, o, *input_hw), w_shape, spec):
         return _InputGrad(shape, by_rows=True)
     if (kh, kw, *spec.stride, *spec.padding) == (1, 1, 1, 1, 0, 0, 0, 0):
-        input_hw = p, q = longer_rows(p, q)
+        n, p, q = longer_rows(n, p, q)
+        input_hw = p, q
     rows = _phases(input_hw[0], spec.padding[0], spec.stride[0], spec.dilation[0], kh)
     columns = _phases(input_hw[1], spec.padding[2], spec.stride[1], spec.dilation[1], kw)
     spreads = _spread_wins(char, n, (p, q), (kh, kw), c, o, (rows, columns), spec)

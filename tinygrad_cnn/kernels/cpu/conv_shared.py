@@ -30,10 +30,15 @@ def layout(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     return x if x.flags.c_contiguous else memory.copy(x)
 
 
-def longer_rows(h: int, w: int) -> tuple[int, int]:
-    """The same pixels in rows of 56 or more where possible: to a 1x1 kernel an image is a line of pixels."""
+def longer_rows(n: int, h: int, w: int) -> tuple[int, int, int]:
+    """The same pixels in rows of 56 or more where possible: to a 1x1 kernel images are a line of pixels.
+
+    Small ones are joined while as many as half the TASKS are left.
+    """
     times = next((d for d in range(1, h + 1) if h % d == 0 and d * w >= 56), h)
-    return h // times, w * times
+    h, w = h // times, w * times
+    join = next((d for d in range(1, 2 * n // TASKS + 1) if n % d == 0 and d * w >= 56), 1) if h == 1 else 1
+    return n // join, h, w * join
 
 
 def is_far(elements: int, itemsize: int) -> bool:

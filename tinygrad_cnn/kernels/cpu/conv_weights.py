@@ -80,7 +80,8 @@ def _find(
     if 0 in x_shape or 0 in g_shape:
         return None
     if (kh, kw, *spec.stride, *spec.padding) == (1, 1, 1, 1, 0, 0, 0, 0):
-        h, w = p, q = longer_rows(h, w)
+        n, h, w = longer_rows(n, h, w)
+        p, q = h, w
     (sy, sx), (dy, dx), (top, _, left, _) = spec.stride, spec.dilation, spec.padding
     padded = any(spec.padding)
     columns = (q - 1) * sx + (kw - 1) * dx + 1 if padded else w
