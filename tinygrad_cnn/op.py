@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from .autograd.modes import mode
-from .autograd.tape import Node, Saved, SavedOutput, Variable, View, _is_unshared, edge_to, fitted
+from .autograd.tape import Node, Saved, SavedOutput, Variable, View, edge_to, fitted, is_unshared
 
 _KEPT = (Saved, np.ndarray)  # what is worth freeing after a walk
 
@@ -252,7 +252,7 @@ class Op:
         if self.shortcut is not None and not mode.grad:
             values = []
             for name, kind, _ in self.shortcut.needs:
-                value = _is_unshared(g) if kind == "own" else saved.get(name)
+                value = is_unshared(g) if kind == "own" else saved.get(name)
                 values.append(value.data(node) if isinstance(value, Saved) else value)
             version = g._version if self.is_view else None
             for i, array in enumerate(self.shortcut.fn(g._array, wanted, *values)):

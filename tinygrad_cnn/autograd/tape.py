@@ -251,7 +251,7 @@ def walk(
                 if left == 0:
                     ready.append(e)
             grad = None
-            grads = ()  # nothing here may refer to a gradient that `_is_unshared` is going to look at
+            grads = ()  # nothing here may refer to a gradient that `is_unshared` is going to look at
             if run and not retain_graph:
                 edge.release()
     return found
@@ -341,13 +341,13 @@ def _check_nan(node: Node, grads: Iterable[Any]) -> None:
 
 def _sum(total: Any, g: Any) -> Any:
     """total + g, in place where total is nobody else's."""
-    if not mode.grad and _is_unshared(total) and total._array.shape == g._array.shape:
+    if not mode.grad and is_unshared(total) and total._array.shape == g._array.shape:
         on(total._array).add_to(total._array, g._array)
         return total
     return total + g
 
 
-def _is_unshared(g: Any) -> bool:
+def is_unshared(g: Any) -> bool:
     """No other tensor, saved value or view refers to g's storage, and every element has its own place."""
     return (
         sys.getrefcount(g._version) == 2  # g's own slot and the argument
@@ -359,13 +359,13 @@ def _is_unshared(g: Any) -> bool:
 
 
 def alias(g: Any) -> Any:
-    """Another tensor over g's storage: `_is_unshared` counts tensors, so each holder needs one of its own."""
+    """Another tensor over g's storage: `is_unshared` counts tensors, so each holder needs one of its own."""
     return g if g._requires_grad else Variable.new(g._array, g._version, g._node)
 
 
 def _owned(g: Any) -> Any:
     """g itself, or a copy where something else refers to its storage."""
-    return g if _is_unshared(g) else g.clone()
+    return g if is_unshared(g) else g.clone()
 
 
 def _run_hooks(edge: Any, g: Any) -> Any:
@@ -401,7 +401,7 @@ def _accumulate(x: Variable, g: Any) -> None:
         elif x._grad is not None:
             on(g._array).add_to(x._grad._array, g._array)
             x._grad._version.n += 1
-        elif _is_unshared(g) and _same_layout(g._array, x._array):
+        elif is_unshared(g) and _same_layout(g._array, x._array):
             x._grad = g
         else:
             grad = np.empty_like(x._array)
