@@ -20,21 +20,25 @@ from .test_conv import Case, assert_as_in_float64, operands
 
 
 @st.composite
-def cases(draw, dilations=(1, 1, 2, 3)):  # type: ignore[no-untyped-def]
-    """Vectors full or not, one piece of a kernel or several, paddings wider than it, rows wider than a block."""
+def cases(draw, dilations=(1, 1, 2, 3), groups=(1, 1, 2, 4)):  # type: ignore[no-untyped-def]
+    """Vectors full or not, one piece of a kernel or several, paddings wider than it, rows wider than a block, phases
+    of different sizes, groups that are joined or not.
+    """
     dtype = draw(st.sampled_from("fd"))
     lanes = simd.lanes(dtype)
-    c, o = (draw(st.one_of(st.integers(1, 3).map(lanes.__mul__), st.integers(lanes, 3 * lanes))) for _ in range(2))
+    groups = draw(st.sampled_from(groups))
+    channels = st.one_of(st.integers(1, 3).map(lanes.__mul__), st.integers(lanes, 3 * lanes))
+    c, o = (draw(st.integers(lanes // 4, lanes) if groups == 4 else channels) * groups for _ in range(2))
     kernel = draw(st.tuples(st.integers(3, 7), st.integers(3, 7)))
     dilation = draw(st.tuples(*[st.sampled_from(dilations)] * 2))
     pads = [draw(st.integers(0, k + 1)) for k in (kernel[0], kernel[0], kernel[1], kernel[1])]
     out = draw(st.tuples(st.integers(1, 11 // dilation[0]), st.integers(1, 24 // dilation[1])))
     hw = [
-        max(1, size + k - 1 - a - b) * d  # of dilated ones, what all phases have in common
+        max(1, size + k - 1 - a - b) * d + draw(st.integers(0, d - 1))
         for size, k, a, b, d in zip(out, kernel, pads[::2], pads[1::2], dilation, strict=True)
     ]  # fmt: skip
     pads = [pad * d for pad, d in zip(pads, (dilation[0], dilation[0], dilation[1], dilation[1]), strict=True)]
-    spec = Conv2dSpec(padding=tuple(pads), dilation=dilation)
+    spec = Conv2dSpec(padding=tuple(pads), dilation=dilation, groups=groups)
     seed = draw(st.integers(0, 2**16))
     return Case(draw(st.integers(1, 9)), c, tuple(hw), o, kernel, spec, dtype, seed)
 
@@ -45,7 +49,7 @@ def always() -> Iterator[None]:
     before = kernels.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         for module in (conv_winograd, winograd_weights):
-            patch.setattr(module, "pays", lambda *args: True)
+            patch.setattr(module, "pays", lambda *args, **options: True)
         patch.setattr(conv_winograd, "GROUPS_WANTED", 2)
         patch.setattr(conv_winograd, "LARGE_BYTES", 128 << 10)
         patch.setattr(winograd_weights, "BLOCK_BYTES", 16 << 10)
@@ -73,7 +77,7 @@ def test_forward_and_gradients_agree_with_the_float64_reference(case: Case, bias
     assert_as_in_float64(case, biased, x, w, bias, g)
 
 
-@given(cases(dilations=(1,)), st.sampled_from([0, 0, np.nan, np.inf]))
+@given(cases(dilations=(1,), groups=(1,)), st.sampled_from([0, 0, np.nan, np.inf]))
 @always()
 def test_the_pool_of_the_tiles_is_that_of_the_map(case: Case, value: float) -> None:
     """The same bits and winners, with ties, NaN and infinities; odd rows and columns are left over."""
@@ -181,6 +185,8 @@ def test_few_channels_strides_and_small_images_are_left_to_the_direct_kernels() 
     assert not tiled(3, 32, 16, 32, Conv2dSpec())
     assert not tiled(32, 32, 4, 1, Conv2dSpec())
     assert not tiled(32, 32, 16, 32, Conv2dSpec((2, 2)))
-    assert not tiled(32, 32, 16, 32, Conv2dSpec(groups=2))
+    assert tiled(32, 32, 16, 32, Conv2dSpec(groups=2))
+    assert tiled(32, 32, 16, 32, Conv2dSpec(groups=8))
+    assert not tiled(32, 32, 16, 32, Conv2dSpec(groups=32))
     assert tiled(32, 32, 16, 32, Conv2dSpec(dilation=(2, 1)))
-    assert not tiled(32, 32, 17, 32, Conv2dSpec(dilation=(2, 1)))
+    assert tiled(32, 32, 17, 32, Conv2dSpec(dilation=(2, 1)))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import tinygrad_cnn as tg
 from tinygrad_cnn import nn
 from tinygrad_cnn.kernels.cpu import contract, conv_winograd, winograd_weights
+from tinygrad_cnn.kernels.spec import Conv2dSpec
 from tinygrad_cnn.nn import functional as F
 from tinygrad_cnn.testing.strategies import (
     ConvConfig,
@@ -77,8 +78,8 @@ either = st.one_of(conv_configs(2), wide_configs())
 
 @pytest.mark.skipif(not contract.ENABLED, reason="without vector kernels there are no tiles")
 def test_wide_configurations_reach_the_tiles() -> None:
-    assert conv_winograd.find("f", (8, 11, 11, 32), 32, (3, 3), (11, 11), (-1, -1), False)
-    assert winograd_weights.find("f", (8, 10, 10, 32), 64, (5, 5), (10, 10), (-2, -2))
+    assert conv_winograd.find("f", (8, 11, 11, 32), 32, (3, 3), (11, 11), (-1, -1), Conv2dSpec(), False)
+    assert winograd_weights.find("f", (8, 10, 10, 32), 64, (5, 5), (10, 10), (-2, -2), Conv2dSpec())
 
 
 # --------------------------------------------------------------------------------------------------------- conservation

@@ -130,7 +130,7 @@ def conv2d_input_grad(g: np.ndarray, w: np.ndarray, input_hw: tuple[int, int], s
         return conv_depthwise.input_grad(g, layout(w, HWIO), input_hw, spec.stride[0]).transpose(NCHW)
     x = memory.empty(shape, g.dtype)
     if tiles is not None:
-        flipped = _flipped(w, input_hw, spec).reshape(*w.shape[2:], *w.shape[:2])
+        flipped = _flipped(w, input_hw, spec).reshape(*w.shape[2:], -1, shape[3])
         if conv_winograd.convolve(tiles, g, flipped, x):
             return x.transpose(NCHW)
     if clears:
@@ -438,26 +438,7 @@ def _tiles(
     """The plan of the forward convolution (and a 2 x 2 max-pool) by tiles; None where direct wins."""
     (n, c, h, w), (o, _, kh, kw) = x_shape, w_shape
     out_hw, origin = spec.output_hw((h, w), (kh, kw)), (-spec.padding[0], -spec.padding[2])
-    phase = _phase_of_tiles((n, h, w, c), out_hw, origin, spec)
-    if phase is None or o == 0 or (pool and max(spec.dilation) > 1):
-        return None
-    x_shape, out_hw, origin = phase
-    return conv_winograd.find(char, x_shape, o, (kh, kw), out_hw, origin, relu, pool, dilation=spec.dilation)
-
-
-_Phases = tuple[tuple[int, int, int, int], tuple[int, int], tuple[int, int]]
-
-
-def _phase_of_tiles(
-    x_shape: tuple[int, int, int, int], out_hw: tuple[int, int], origin: tuple[int, int], spec: Conv2dSpec
-) -> _Phases | None:
-    """The convolution of the phases of x (N, H, W, C) that a dilation leaves apart; None unless they are all alike."""
-    (n, h, w, c), (p, q), (y, x), (dy, dx) = x_shape, out_hw, origin, spec.dilation
-    if (*spec.stride, spec.groups) != (1, 1, 1) or 0 in (*x_shape, *out_hw):
-        return None
-    if any(size % dy for size in (h, p, y)) or any(size % dx for size in (w, q, x)):
-        return None
-    return (n * dy * dx, h // dy, w // dx, c), (p // dy, q // dx), (y // dy, x // dx)
+    return conv_winograd.find(char, (n, h, w, c), o, (kh, kw), out_hw, origin, spec, relu, pool)
 
 
 @lru_cache(4096)
@@ -467,12 +448,7 @@ def _tiles_of_weight_grad(
     """The plan of the weight gradient by tiles; None where direct wins."""
     (n, c, h, w), (o, _, kh, kw) = x_shape, w_shape
     out_hw, origin = spec.output_hw((h, w), (kh, kw)), (-spec.padding[0], -spec.padding[2])
-    phase = _phase_of_tiles((n, h, w, c), out_hw, origin, spec)
-    return (
-        None
-        if phase is None or o == 0
-        else winograd_weights.find(char, phase[0], o, (kh, kw), *phase[1:], spec.dilation)
-    )
+    return winograd_weights.find(char, (n, h, w, c), o, (kh, kw), out_hw, origin, spec)
 
 
 @lru_cache(4096)
@@ -505,11 +481,8 @@ def _tiles_of_input_grad(
     """The plan of the input gradient as a convolution of g, by tiles; None where direct wins."""
     (n, o, p, q), (_, c, kh, kw) = g_shape, w_shape
     origin = (spec.padding[0] - (kh - 1) * spec.dilation[0], spec.padding[2] - (kw - 1) * spec.dilation[1])
-    phase = _phase_of_tiles((n, p, q, o), input_hw, origin, spec)
-    if phase is None or c == 0:
-        return None
-    g_shape, input_hw, origin = phase
-    return conv_winograd.find(char, g_shape, c, (kh, kw), input_hw, origin, False, False, spreads, spec.dilation)
+    x_shape, channels = (n, p, q, o), c * spec.groups
+    return conv_winograd.find(char, x_shape, channels, (kh, kw), input_hw, origin, spec, False, False, spreads)
 
 
 class _InputGrad(NamedTuple):

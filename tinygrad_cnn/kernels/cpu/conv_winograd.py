@@ -31,6 +31,7 @@ import numpy as np
 
 from .. import get_num_threads, launch
 from ..compile import inner, jit
+from ..spec import Conv2dSpec
 from . import contract, memory, simd
 from .contract import COLUMN, PANEL, tile_panel
 from .simd import A2, A_PLANE, AK, AR, B2, B_PLANE, BK, C_PLANE, FLAGS, LDC, N1, N2, N3, PLANES, TILE_ARGS
@@ -50,19 +51,24 @@ if contract.ENABLED:
 #: HUGE_BYTES (32 images of 16 x 16, 128 -> 128 channels, 5x5: 8.3 ms, 10.0 in large groups, 17.6 where others use the
 #: memory too).
 SMALL_BYTES, LARGE_BYTES, HUGE_BYTES, WEIGHT_BYTES = 48 << 10, 384 << 10, 1536 << 10, 16 << 10
+#: Channels that fill a vector; below, the direct kernels are as fast.
+FEWEST = 16
 #: Groups that there are at least, where there are tiles enough, so that threads finish together.
 GROUPS_WANTED = 16
 #: Cycles that the launches take, of both threads.
 LAUNCHES = 45_000
-#: Products from which a sum is taken in parts, half as many where pieces are added up: the error of the input gradient
-#: of 5 x 5 kernels was 2.1 times NumPy's with 16 and with 64 channels, and is 1.7.
-SUM_PRODUCTS = 128
+#: Cycles that it takes to put the weights of groups into sets, or back.
+SORTING = 30_000
+#: Products of a sum, half as many where pieces are added up: the error of the input gradient of 5 x 5 kernels was 2.1
+#: times NumPy's with 16 and with 64 channels, and is 1.7. Channels from which there are two sums: with 96 in one, that
+#: of 3 x 3 kernels in two groups was 2.01 times NumPy's.
+SUM_PRODUCTS, SPLIT_FROM = 128, 96
 
 
 # fmt: off
 (IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_ROWS, OUT_COLUMNS, OUT_CHANNELS, TOP, LEFT, PIECE_ROWS, PIECE_COLUMNS,
  TILE_ROWS, TILE_COLUMNS, GROUPS, MOST_TILES, BLOCK, UNIT, V_STEP, V_UNIT, V_PLANE, M_PLANE, U_PLANE, M_AT, SCRATCH,
- PANELS, RELU, POOL, PHASE_ROWS, PHASE_COLUMNS, TILE) = range(30)
+ PANELS, RELU, POOL, PHASE_ROWS, PHASE_COLUMNS, SETS, TILE) = range(31)
 # fmt: on
 SUMS = 3 * TILE_ARGS  # of a kind of tiles: a row may be more than one sum
 HEADER = TILE + 8 * SUMS  # then the panels: for products those of the smaller and those of the larger groups
@@ -75,6 +81,36 @@ class Plan(NamedTuple):
     scratch: int
     work: int
     pieces: tuple[int, int]
+    sets: tuple[int, int]  # of channels that are convolved apart, and how many groups each of them joins
+
+
+class Parts(NamedTuple):
+    """What a convolution falls into: sets of channels, and phases of images, which are as many images more.
+
+    The taps of a dilated kernel are neighbours in a phase: every `down`-th row, every `across`-th column of an image.
+    Groups of few channels are joined, with zeros for the weights between them, until they fill a vector.
+    """
+
+    x_shape: tuple[int, int, int, int]  # of one set, and of the largest phase
+    o: int
+    out_hw: tuple[int, int]
+    origin: tuple[int, int]
+    sets: tuple[int, int]
+
+
+def parts_of(
+    x_shape: tuple[int, int, int, int], o: int, out_hw: tuple[int, int], origin: tuple[int, int], spec: Conv2dSpec
+) -> Parts | None:
+    """Of x (N, H, W, C), to O channels; None if there is nothing to compute, or no way by tiles."""
+    (n, h, w, c), (y, x), (dy, dx), groups = x_shape, origin, spec.dilation, spec.groups
+    if spec.stride != (1, 1) or 0 in (*x_shape, o, *out_hw) or y % dy or x % dx or 1 < groups == c == o:
+        return None
+    fewest = min(c, o) // groups
+    join = next((d for d in range(1, groups + 1) if groups % d == 0 and d * fewest >= FEWEST), groups)
+    sets = groups // join
+    p, q = out_hw
+    phases = n * dy * dx, -(-h // dy), -(-w // dx), c // sets
+    return Parts(phases, o // sets, (-(-p // dy), -(-q // dx)), (y // dy, x // dx), (sets, join))
 
 
 @lru_cache(4096)
@@ -85,25 +121,30 @@ def find(
     kernel_hw: tuple[int, int],
     out_hw: tuple[int, int],
     origin: tuple[int, int],
+    spec: Conv2dSpec,
     relu: bool,
     pool: bool = False,
     spreads: bool = False,
-    dilation: tuple[int, int] = (1, 1),
 ) -> Plan | None:
     """The plan for x (N, H, W, C), or None where the direct kernels are as fast.
 
-    `origin` is the first window's corner in x, negative in the padding. With `pool` it is for the
-    largest of each 2 x 2 outputs. With `spreads`, the direct kernel would be conv_spread's.
-    With a dilation, all sizes and N are those of the phases of images: see pixel_at.
+    `origin` is the first window's corner in x, negative in the padding; stride, dilation and groups are those of spec.
+    With `pool` it is for the largest of each 2 x 2 outputs. With `spreads`, the direct kernel would be conv_spread's.
     """
-    (n, h, w, c), (p, q), lanes, itemsize = x_shape, out_hw, simd.lanes(char), np.dtype(char).itemsize
+    (_, *hw, _), outputs, lanes, itemsize = x_shape, out_hw, simd.lanes(char), np.dtype(char).itemsize
+    parts = parts_of(x_shape, o, out_hw, origin, spec)
+    if parts is None or (pool and (parts.sets[0] > 1 or max(spec.dilation) > 1)):
+        return None
+    x_shape, o, out_hw, origin, (sets, join) = parts
+    (n, _, _, c), (p, q) = x_shape, out_hw
     rows, columns = pieces = max(kernel_hw[0] // 2, 1), max(kernel_hw[1] // 2, 1)
     tile_rows, tile_columns = -(-p // 2), -(-q // 2)
     total, planes, depth = n * tile_rows * tile_columns, (3 * rows + 1) * (3 * columns + 1), rows * columns * c
     v_columns = tile_columns + columns - 1
-    once = LAUNCHES + 16 * depth * o / lanes * 8  # 8 cycles for a vector of a plane
+    launches = LAUNCHES + SORTING * (spec.groups > 1)
+    once = launches / sets + 16 * depth * o / lanes * 8  # 8 cycles for a vector of a plane
     vectors = -(-c // lanes) * v_columns / tile_columns * (tile_rows + rows - 1) / tile_rows + -(-o // lanes)
-    if not pays(x_shape, o, kernel_hw, out_hw, origin, lanes, (planes, vectors), once, spreads):
+    if not pays(x_shape, o, kernel_hw, out_hw, origin, lanes, (planes, vectors), once, join, spreads):
         return None
     widths = contract.panel_widths(char, simd.OUTER, 1024, o, contract.WALK)
     weights = 16 * depth * o * itemsize
@@ -125,14 +166,14 @@ def find(
         sizes = tile_rows // bands * unit, -(-tile_rows // bands) * unit
     v_plane = odd_lines((sizes[1] // unit + rows - 1) * v_unit, itemsize)
     m_plane = odd_lines(sizes[1] * o, itemsize)
-    u_plane = depth * o + 64 // itemsize  # 64 x 64 without the line share sets of the cache: 13 us, not 5
+    u_plane = sets * depth * o + 64 // itemsize  # 64 x 64 without the line share sets of the cache: 13 us, not 5
     head = {
-        IMAGES: n, HEIGHT: h, WIDTH: w, CHANNELS: c, OUT_ROWS: p, OUT_COLUMNS: q, OUT_CHANNELS: o, TOP: origin[0],
-        LEFT: origin[1], PIECE_ROWS: rows, PIECE_COLUMNS: columns, TILE_ROWS: tile_rows,
-        TILE_COLUMNS: tile_columns, GROUPS: groups, MOST_TILES: sizes[1], BLOCK: block, UNIT: unit, V_STEP: v_step,
-        V_UNIT: v_unit, V_PLANE: v_plane, M_PLANE: m_plane, U_PLANE: u_plane, M_AT: 16 * v_plane,
-        SCRATCH: 16 * (v_plane + m_plane), PANELS: len(widths), RELU: relu, POOL: pool, PHASE_ROWS: dilation[0],
-        PHASE_COLUMNS: dilation[1],
+        IMAGES: n, HEIGHT: hw[0], WIDTH: hw[1], CHANNELS: c, OUT_ROWS: outputs[0], OUT_COLUMNS: outputs[1],
+        OUT_CHANNELS: o, TOP: origin[0], LEFT: origin[1], PIECE_ROWS: rows, PIECE_COLUMNS: columns,
+        TILE_ROWS: tile_rows, TILE_COLUMNS: tile_columns, GROUPS: groups, MOST_TILES: sizes[1], BLOCK: block,
+        UNIT: unit, V_STEP: v_step, V_UNIT: v_unit, V_PLANE: v_plane, M_PLANE: m_plane, U_PLANE: u_plane,
+        M_AT: 16 * v_plane, SCRATCH: 16 * (v_plane + m_plane), PANELS: len(widths), RELU: relu, POOL: pool,
+        PHASE_ROWS: spec.dilation[0], PHASE_COLUMNS: spec.dilation[1], SETS: sets,
     }  # fmt: skip
     if pieces == (1, 1):
         tiles = _tile_of_planes(c, o, v_step, (v_plane, u_plane, m_plane)) * 8
@@ -142,12 +183,12 @@ def find(
             for size in sizes
             for flags in (0, simd.ADD)
             for width in (columns, 1)
-            for number in _tile_of_units(c, o, width, flags, (size // unit, unit, v_step, v_unit))
+            for number in _tile_of_units(c, o, sets, width, flags, (size // unit, unit, v_step, v_unit))
         ]
         sizes = unit, unit
     panels = [p for size in sizes for p in contract.panels(char, simd.OUTER, size, o, widths)]
     numbers = np.array([head[i] for i in range(TILE)] + tiles + panels, np.int64)
-    return Plan(numbers, head[SCRATCH], total * planes * c * o, pieces)
+    return Plan(numbers, head[SCRATCH], sets * total * planes * c * o, pieces, (sets, join))
 
 
 def pays(
@@ -159,23 +200,27 @@ def pays(
     lanes: int,
     tile: tuple[int, float],
     once: float,
+    join: int,
     spreads: bool = False,
+    least: float = 0,
 ) -> bool:
     """Whether fewer products outweigh the transforms, by estimated cycles; 9 of 10 to be sure.
 
     A tile takes (C, O) products in so many planes, and so many vectors are transformed for it, some 25 cycles each
     (measured with AVX-512); `once` is what comes on top. The direct form skips rows of taps outside of the image,
-    conv_spread columns as well. 16 channels, the fewest, reach 1.0 to 1.4 times the direct kernels' speed.
+    conv_spread columns as well. 16 channels, the fewest, reach 1.0 to 1.4 times the direct kernels' speed. Where so
+    many groups are joined, it has fewer products, but they take `least` cycles for a tap of a group.
     """
     (n, h, w, c), (kh, kw), (p, q) = x_shape, kernel_hw, out_hw
-    if min(kernel_hw) < 3 or min(c, o) < 16:
+    if min(kernel_hw) < 3 or min(c, o) < FEWEST:
         return False
     product = c * -(-o // lanes) / 2 * 1.1
     planes, vectors = tile
     tiles = n * -(-p // 2) * -(-q // 2)
     rows = _inside(origin[0], kh, p, h)
     columns = _inside(origin[1], kw, q, w) if spreads else kw * q
-    return tiles * (planes * product + 25 * vectors) + once < 0.9 * n * rows * columns * product
+    direct = n * rows * columns * join * max(c // join * -(-(o // join) // lanes) / 2 * 1.1, least)
+    return tiles * (planes * product + 25 * vectors) + once < 0.9 * direct
 
 
 def _inside(first: int, taps: int, outputs: int, size: int) -> int:
@@ -192,7 +237,7 @@ def odd_lines(elements: int, itemsize: int) -> int:
 def _tile_of_planes(c: int, o: int, v_step: int, steps: tuple[int, int, int]) -> list[int]:
     """(tiles, C) @ (C, O): the tile of all planes; `steps` are from plane to plane, left, right and in the product."""
     tile = [0] * TILE_ARGS
-    parts = 1 if c < SUM_PRODUCTS else max(2, c // SUM_PRODUCTS)
+    parts = 1 if c < SPLIT_FROM else max(2, c // SUM_PRODUCTS)
     parts = next(n for n in range(parts, 0, -1) if c % n == 0)
     tile[N1], tile[N2], tile[N3] = 1, 1, c // parts
     tile[AK], tile[AR], tile[BK], tile[LDC] = 1, v_step, o, o
@@ -200,15 +245,15 @@ def _tile_of_planes(c: int, o: int, v_step: int, steps: tuple[int, int, int]) ->
     return contract.in_sums(tile, parts, tile[N3], tile[N3] * o)
 
 
-def _tile_of_units(c: int, o: int, columns: int, flags: int, units: tuple[int, int, int, int]) -> list[int]:
+def _tile_of_units(c: int, o: int, sets: int, columns: int, flags: int, units: tuple[int, int, int, int]) -> list[int]:
     """(tiles, C) @ (C, O) for each of so many neighbouring pieces: the tile of all units of a group, in one plane."""
     count, unit, v_step, v_unit = units
     tile = [0] * TILE_ARGS
     parts = 1 if columns * c <= SUM_PRODUCTS // 2 else columns
     tile[N1], tile[N2], tile[N3] = 1, columns // parts, c
-    tile[A2], tile[B2], tile[AK], tile[AR], tile[BK], tile[LDC], tile[FLAGS] = v_step, c * o, 1, c, o, o, flags
+    tile[A2], tile[B2], tile[AK], tile[AR], tile[BK], tile[LDC], tile[FLAGS] = v_step, sets * c * o, 1, c, o, o, flags
     tile[PLANES], tile[A_PLANE], tile[B_PLANE], tile[C_PLANE] = count - 1, v_unit, 0, unit * o
-    return contract.in_sums(tile, parts, v_step, c * o)
+    return contract.in_sums(tile, parts, v_step, sets * c * o)
 
 
 def convolve(
@@ -220,7 +265,7 @@ def convolve(
     winner: Any = None,
     kept: dict[Any, np.ndarray] | None = None,
 ) -> bool:
-    """y (N, P, Q, O) from x (N, H, W, C) and w (KH, KW, C, O), all C-contiguous; False if y is not finite.
+    """y (N, P, Q, O) from x (N, H, W, C) and w (KH, KW, C/G, O), all C-contiguous; False if y is not finite.
 
     If the plan is for a pool, y is (N, P // 2, Q // 2, O), and so is winner, of uint8, or of size 0 to be left alone.
     The transformed w is in `kept`, or put there.
@@ -241,13 +286,29 @@ def convolve(
 
 
 def _transformed(plan: Plan, w: np.ndarray) -> np.ndarray:
-    """(KH, KW, C, O) -> (16, K, O), flat, U_PLANE from plane to plane."""
+    """(KH, KW, C/G, O) -> (16, K, O), flat, U_PLANE from plane to plane; K is over pieces, sets and their channels."""
+    w = _joined(w, plan.sets)
     kh, kw, c, o = w.shape
     plane = int(plan.numbers[U_PLANE])
     planes = memory.empty((16 * plane,), w.dtype)
     numbers = kh, kw, *plan.pieces, c * o, plane, simd.lanes(w.dtype)
     launch(_transform_kernel, contract.flat(w), planes, *numbers, work=planes.size)
     return planes
+
+
+def _joined(w: np.ndarray, sets: tuple[int, int]) -> np.ndarray:
+    """(KH, KW, C/G, O) -> (KH, KW, C of all sets, O of one): zeros between the groups that a set joins."""
+    if sets == (1, 1):
+        return w
+    out = memory.zeros((w.shape[0] * w.shape[1], sets[0], sets[1], w.shape[2], w.shape[3] // sets[0]), w.dtype)
+    groups = w.reshape(out.shape[0], w.shape[2], *sets, -1)
+    np.copyto(diagonal(out, sets[1]), groups.transpose(0, 2, 3, 1, 4))
+    return out.reshape(*w.shape[:2], -1, out.shape[4])
+
+
+def diagonal(w: np.ndarray, join: int) -> np.ndarray:
+    """Of (taps, sets, joined groups, C/G, O of a set) each group's own weights, a view: (..., C/G, O/G)."""
+    return np.einsum("tsgcgo->tsgco", w.reshape(*w.shape[:4], join, -1))
 
 
 @inner
@@ -276,10 +337,11 @@ def _convolve(plan, x, u, y, winner, bias, scratch, finite, part, parts):  # typ
     base = part * plan[SCRATCH]
     for group in range(groups * part // parts, groups * (part + 1) // parts):
         first, last = _group(plan, group)
-        _to_planes(plan, x, first, last, scratch, base)
-        _multiply(plan, last - first, u, scratch, base)
-        if not _from_planes(plan, first, last, scratch, base, bias, y, winner):
-            finite[part] = False
+        for some in range(plan[SETS]):
+            _to_planes(plan, x, some, first, last, scratch, base)
+            _multiply(plan, some, last - first, u, scratch, base)
+            if not _from_planes(plan, some, first, last, scratch, base, bias, y, winner):
+                finite[part] = False
 
 
 @inner
@@ -305,31 +367,43 @@ def _run(plan, tile, last):  # type: ignore[no-untyped-def]
 
 @inner
 def pixel_at(n, row, column, height, width, channels, down, across):  # type: ignore[no-untyped-def]
-    """Where a pixel begins: of an image or, with dilation, of a phase: every `down`-th row, every `across`-th column.
-
-    The taps of a dilated kernel are neighbours in a phase. Images have as many, one after another.
-    """
+    """Where a pixel of a phase begins, of which an image has `down * across`, one after another."""
     phases = down * across
     if phases == 1:  # no divisions: they take 4 % of the time of 16 channels
         return ((n * height + row) * width + column) * channels
     y, x = row * down + n % phases // across, column * across + n % across
-    return ((n // phases * height * down + y) * width * across + x) * channels
+    return ((n // phases * height + y) * width + x) * channels
 
 
 @inner
-def _to_planes(plan, x, first, last, scratch, base):  # type: ignore[no-untyped-def]
-    """V[plane, unit, ...]: the transformed inputs of the tiles from `first` to `last`, and those that pieces add."""
-    channels, height, width = plan[CHANNELS], plan[HEIGHT], plan[WIDTH]
-    unit, plane, phases, pixel = plan[UNIT], plan[V_PLANE], plan[PHASE_ROWS], plan[PHASE_COLUMNS] * channels
+def phase_size(n, height, width, down, across):  # type: ignore[no-untyped-def]
+    """The rows and columns of a phase of an image."""
+    if down * across == 1:
+        return height, width
+    return (height - n % (down * across) // across + down - 1) // down, (width - n % across + across - 1) // across
+
+
+@inner
+def _to_planes(plan, x, some, first, last, scratch, base):  # type: ignore[no-untyped-def]
+    """V[plane, unit, ...]: a set's transformed inputs of tiles `first` to `last`, and those that pieces add."""
+    channels, height, width, down, across = (
+        plan[CHANNELS],
+        plan[HEIGHT],
+        plan[WIDTH],
+        plan[PHASE_ROWS],
+        plan[PHASE_COLUMNS],
+    )
+    unit, plane, pixel = plan[UNIT], plan[V_PLANE], plan[SETS] * channels
     tile, unit_to = first, base
     while tile < last:
         n, place, i, j, count, units = _run(plan, tile, last)
         to = unit_to + place * channels
+        rows, columns = phase_size(n, height, width, down, across)
         for r in range(plan[PIECE_ROWS] if tile >= last - unit else 1):
             top, left = 2 * (i + r) + plan[TOP], 2 * j + plan[LEFT]
-            at = pixel_at(n, top, left, height, width, channels, phases, plan[PHASE_COLUMNS])
+            at = pixel_at(n, top, left, height, width, pixel, down, across) + some * channels
             input_planes(
-                x, at, phases * width * pixel, pixel, top, height, left, width, scratch, to + r * plan[V_UNIT],
+                x, at, down * width * pixel, across * pixel, top, rows, left, columns, scratch, to + r * plan[V_UNIT],
                 4 * plane, plane, plan[V_STEP], count + plan[PIECE_COLUMNS] - 1, channels,
             )  # fmt: skip
         tile += count
@@ -337,10 +411,11 @@ def _to_planes(plan, x, first, last, scratch, base):  # type: ignore[no-untyped-
 
 
 @inner
-def _multiply(plan, tiles, u, scratch, base):  # type: ignore[no-untyped-def]
+def _multiply(plan, some, tiles, u, scratch, base):  # type: ignore[no-untyped-def]
     """M[plane] = the sum over pieces of V[plane, what the piece reads] @ U[plane, piece], for all planes."""
     rows, columns = plan[PIECE_ROWS], plan[PIECE_COLUMNS]
     large, size = tiles == plan[MOST_TILES], plan[CHANNELS] * plan[OUT_CHANNELS]
+    pieces = plan[SETS] * size
     for plane in range(16 if rows * columns > 1 else 1):
         right = plane % 4 == 3  # only the last piece has a third tap
         top, left = rows - 1 if plane >= 12 else 0, columns - 1 if right else 0
@@ -350,36 +425,37 @@ def _multiply(plan, tiles, u, scratch, base):  # type: ignore[no-untyped-def]
             for r in range(top, rows):
                 tile = TILE + SUMS * (4 * large + 2 * (r > top) + right)
                 a = base + plane * plan[V_PLANE] + r * plan[V_UNIT] + left * plan[V_STEP]
-                b = plane * plan[U_PLANE] + (r * columns + left) * size + plan[panel + COLUMN]
+                b = plane * plan[U_PLANE] + (r * columns + left) * pieces + some * size + plan[panel + COLUMN]
                 tile_panel(plan, tile, panel, scratch, a, u, b, scratch, c, scratch, 0)
 
 
 @inner
-def _from_planes(plan, first, last, scratch, base, bias, y, winner):  # type: ignore[no-untyped-def]
-    """The output pixels of these tiles, or the largest of each; whether they are finite."""
-    channels, columns, rows = plan[OUT_CHANNELS], plan[OUT_COLUMNS], plan[OUT_ROWS]
-    plane, relu = plan[M_PLANE], plan[RELU]
-    unit, step, phases, pixel = plan[UNIT], plan[BLOCK] * channels, plan[PHASE_ROWS], plan[PHASE_COLUMNS] * channels
+def _from_planes(plan, some, first, last, scratch, base, bias, y, winner):  # type: ignore[no-untyped-def]
+    """A set's output pixels of these tiles, or the largest of each; whether they are finite."""
+    channels, down, across, relu = plan[OUT_CHANNELS], plan[PHASE_ROWS], plan[PHASE_COLUMNS], plan[RELU]
+    plane, unit, step, pixel = plan[M_PLANE], plan[UNIT], plan[BLOCK] * channels, plan[SETS] * channels
     tile, unit_at, finite = first, base + plan[M_AT], True
+    bias = bias[some * channels : (some + 1) * channels]
     while tile < last:
         n, place, i, j, count, units = _run(plan, tile, last)
         at = unit_at + place * channels
+        rows, columns = phase_size(n, plan[OUT_ROWS], plan[OUT_COLUMNS], down, across)
+        whole = max(min(count, columns // 2 - j), 0)
         if plan[POOL]:
             if 2 * i + 1 < rows:
                 to = ((n * (rows // 2) + i) * (columns // 2) + j) * channels
-                whole = min(count, columns // 2 - j)
                 finite &= pooled_pixels(scratch, at, 4 * plane, plane, step, bias, y, winner, to, whole, channels, relu)
-        else:
-            down = phases * columns * pixel if 2 * i + 1 < rows else 0
-            to = pixel_at(n, 2 * i, 2 * j, rows, columns, channels, phases, plan[PHASE_COLUMNS])
-            half = 1 if 2 * (j + count) > columns else 0  # of the last tile
-            whole = count - half
+        elif 2 * i < rows:  # a phase may have a row and a column less than others
+            below = down * plan[OUT_COLUMNS] * pixel if 2 * i + 1 < rows else 0
+            to = pixel_at(n, 2 * i, 2 * j, plan[OUT_ROWS], plan[OUT_COLUMNS], pixel, down, across) + some * channels
+            beside = across * pixel
             finite &= output_pixels(
-                scratch, at, 4 * plane, plane, step, bias, y, to, down, pixel, whole, channels, relu
+                scratch, at, 4 * plane, plane, step, bias, y, to, below, beside, whole, channels, relu
             )
-            at_last, to = at + whole * step, to + 2 * whole * pixel
+            half = 1 if whole < count and 2 * (j + whole) < columns else 0
+            at_last, to = at + whole * step, to + 2 * whole * beside
             finite &= output_pixels(
-                scratch, at_last, 4 * plane, plane, step, bias, y, to, down, 0, half, channels, relu
+                scratch, at_last, 4 * plane, plane, step, bias, y, to, below, 0, half, channels, relu
             )
         tile += count
         unit_at += units * unit * channels
