@@ -51,10 +51,11 @@ def write(x: Any, result: Any) -> Any:
 
 def _rescue_saved(node: Node | None, version: Version) -> None:
     """Copy what the op that computed the result saved of the storage: `x.mul_(w)` needs the old x for w's gradient."""
-    for value in (node.saved or {}).values() if node is not None else ():
+    if node is None or node.saved is None:
+        return
+    for name, value in node.saved.items():
         if isinstance(value, Saved) and value.version is version:
-            value.array = value.array.copy(order="K")
-            value.version, value.at = Version(), 0
+            node.saved[name] = Saved(Variable.new(value.data(node).copy(order="K")), value.edge)
 
 
 def assign(x: Any, key: Any, value: Any) -> None:

@@ -10,12 +10,16 @@ A rule takes the gradient g of the output and, by name, what else it needs: an i
 an extra array that the forward returned, or the shape of an input (`a_shape`). Only what the rules of the inputs that
 need a gradient name is kept for backward. Rules are written in ops on tensors, so gradients have gradients. Where
 nobody asks for these, an op may have a shortcut: one rule for all inputs that calls kernels on the bare arrays.
+
+An op whose output is quickly made again from what it keeps itself, as batch norm's, says how: other ops then do not keep
+that output, if it is large, and backward makes it when it comes to them.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import takewhile
 from types import MethodType
 from typing import Any, NamedTuple, TypeAlias
@@ -23,16 +27,19 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from .autograd.modes import mode
-from .autograd.tape import Node, Saved, SavedOutput, Variable, View, edge_to, fitted, is_unshared
+from .autograd.tape import Node, Rebuilt, Saved, SavedOutput, Variable, View, edge_to, fitted, is_unshared
 
 _KEPT = (Saved, np.ndarray)  # what is worth freeing after a walk
+
+#: Bytes from which an output is made again for backward, where its op can, instead of being kept.
+REBUILT = 1 << 20
 
 
 class Need(NamedTuple):
     """A value that a vjp rule names, and how to find it."""
 
     name: str
-    kind: str  # input, shape, out, aux or own
+    kind: str  # input, later, shape, out, aux or own
     at: int
 
 
@@ -77,6 +84,7 @@ class Op:
         self.rules: dict[int, Rule] = {}
         self.joint: Rule | None = None
         self.shortcut: Rule | None = None
+        self.rebuild: Rule | None = None
         self._plans: dict[int, _Plan] = {}  # by the inputs that need a gradient
         self._always: _Plan | None = None  # with a joint rule, which reads the same whoever needs one
 
@@ -93,9 +101,19 @@ class Op:
         """Declare what computes the same on arrays: `fn(g, wanted, ...)` returns a new array or None per input.
 
         An input that only the rules of unwanted inputs name is not kept: it is None. A view op may return views of g.
+        `x_later` gives the input x when it is called: an array that is made for it is not there before, nor after.
         `own` tells whether g is nobody else's: its memory may then be written over, and returned.
         """
         self.shortcut = self._rule(fn, skip=2)
+        return fn
+
+    def rebuild_from_input(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """Declare how an output is made again: `fn(...)`, called when another op saves one, returns what makes it.
+
+        That is a function of the first input's array, which the op must keep for its own backward. What else goes into
+        the output fn has to copy if it may change: it can name whatever the op's rules name.
+        """
+        self.rebuild = self._rule(fn, skip=0)
         return fn
 
     def _rule(self, fn: Callable[..., Any], skip: int = 1) -> Rule:
@@ -110,6 +128,8 @@ class Op:
             return Need(name, "aux", self.aux.index(name))
         if name.removesuffix("_shape") in self.names:
             return Need(name, "shape", self.names.index(name.removesuffix("_shape")))
+        if name.removesuffix("_later") in self.names:
+            return Need(name.removesuffix("_later"), "later", self.names.index(name.removesuffix("_later")))
         raise TypeError(f"a vjp rule of {self.name} names {name!r}, which is none of {self.names + self.aux} or 'out'")
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
@@ -212,7 +232,7 @@ class Op:
             elif kind == "input":
                 value = args[at]
                 if isinstance(value, Variable):
-                    value = Saved(value, edges[at])
+                    value = (Saved if value._array.nbytes < REBUILT else _saved)(value, edges[at])
                 elif isinstance(value, np.ndarray):
                     value = value.copy(order="K")  # the user's own, who may change it
             elif kind == "out":
@@ -253,7 +273,9 @@ class Op:
             values = []
             for name, kind, _ in self.shortcut.needs:
                 value = is_unshared(g) if kind == "own" else saved.get(name)
-                values.append(value.data(node) if isinstance(value, Saved) else value)
+                if isinstance(value, Saved):
+                    value = partial(value.data, node) if kind == "later" else value.data(node)
+                values.append(value)
             version = g._version if self.is_view else None
             for i, array in enumerate(self.shortcut.fn(g._array, wanted, *values)):
                 if array is not None and wanted[i]:
@@ -277,6 +299,18 @@ def _has_history(x: Any) -> bool:
             return True
         x = x._view.base
     return True
+
+
+def _saved(x: Any, edge: Any) -> Saved:
+    """x for backward: how it is made again, where its op says how and nothing that it is made of was written to."""
+    kept = edge.saved if isinstance(edge, Node) and isinstance(edge.op, Op) and edge.op.rebuild is not None else None
+    if kept is None or x._version.n or x._version.exposed:
+        return Saved(x, edge)
+    source, values = kept[edge.op.names[0]], [kept[need.name] for need in edge.op.rebuild.needs]
+    if type(source) is not Saved or any(v.version.n != v.at for v in (source, *values) if isinstance(v, Saved)):
+        return Saved(x, edge)
+    make = edge.op.rebuild.fn(*(v.array if isinstance(v, Saved) else v for v in values))
+    return Rebuilt(x, edge, source, make)
 
 
 def _unpacked(saved: dict[str, Any], rule: Rule, node: Node) -> list[Any]:

@@ -73,7 +73,7 @@ FAMILIES = {
         FUSED, ("conv", "conv_pixels", "conv_winograd", "conv_depthwise"),
     ),
     "pool": Family(("layers: *pool*",), ("max_pools*", "disjoint*", "gradients_are_linear*"), FUSED, ("pool",)),
-    "norm": Family(("layers: *norm*",), ("batch_norm*",), FUSED, ("norm",)),
+    "norm": Family(("layers: *norm*",), ("batch_norm*",), (*FUSED, "tests/autograd/test_rebuilt.py"), ("norm",)),
     "loss": Family(
         ("layers: *entropy* *loss", "reduce: *softmax"), ("gradients_of_softmax*", "cross_entropy*"), (), ("softmax",),
     ),

@@ -116,7 +116,7 @@ class Saved:
     __slots__ = ("array", "at", "edge", "version")
 
     def __init__(self, x: Variable, edge: Edge) -> None:
-        self.array = x._array
+        self.array: Any = x._array
         self.edge = edge
         self.version = x._version
         self.at = x._version.n
@@ -125,11 +125,15 @@ class Saved:
         """The array; RuntimeError where it was changed."""
         if self.version.n != self.at:
             raise RuntimeError(
-                f"a tensor of shape {tuple(self.array.shape)} that the backward of '{node.name}' needs was changed in "
+                f"a tensor of shape {self.shape} that the backward of '{node.name}' needs was changed in "
                 f"place: it is at version {self.version.n}, saved at version {self.at}; use an out-of-place op, or "
                 "clone() before the change"
             )
-        return self.array
+        return self.array  # type: ignore[no-any-return]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape  # type: ignore[no-any-return]
 
     def unpack(self, node: Node) -> Any:
         """The tensor again; with its history only where a graph of the gradient is being built."""
@@ -149,6 +153,30 @@ class SavedOutput(Saved):
         if mode.grad:
             out._node = node
         return out
+
+
+class Rebuilt(Saved):
+    """An op's output that backward makes again, bit for bit, from the input that the op keeps for its own backward.
+
+    So its memory is free in between, and where somebody else holds the output until then, nothing has to be made. What
+    it is made of is referred to from here and not through the op's node, which another backward may have freed.
+    """
+
+    __slots__ = ("make", "source")
+
+    def __init__(self, x: Variable, edge: Node, source: Saved, make: Callable[[np.ndarray], np.ndarray]) -> None:
+        super().__init__(x, edge)
+        self.array = weakref.ref(x._array)
+        self.source = source
+        self.make = make
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.edge.shape  # type: ignore[union-attr]
+
+    def data(self, node: Node) -> np.ndarray:
+        array = super().data(node)()  # type: ignore[operator]
+        return self.make(self.source.data(node)) if array is None else array
 
 
 class Node:

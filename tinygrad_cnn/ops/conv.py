@@ -60,13 +60,13 @@ _conv2d.vjps(
 
 
 @_conv2d.kernel_vjp
-def _conv2d_grads(g: Any, wanted: Any, input: Any, weight: Any, input_shape: Any, weight_shape: Any, spec: Any) -> Any:
-    kernels = on(g)
-    return (
-        kernels.conv2d_input_grad(g, weight, input_shape[2:], spec) if wanted[0] else None,
-        kernels.conv2d_weight_grad(input, g, weight_shape[2:], spec) if wanted[1] else None,
-        kernels.conv2d_bias_grad(g) if wanted[2] else None,
-    )
+def _conv2d_grads(
+    g: Any, wanted: Any, input_later: Any, weight: Any, input_shape: Any, weight_shape: Any, spec: Any
+) -> Any:
+    kernels = on(g)  # the weight first: an input that was made for it has gone when the gradient of its size comes
+    dw = kernels.conv2d_weight_grad(input_later(), g, weight_shape[2:], spec) if wanted[1] else None
+    dx = kernels.conv2d_input_grad(g, weight, input_shape[2:], spec) if wanted[0] else None
+    return dx, dw, kernels.conv2d_bias_grad(g) if wanted[2] else None
 
 
 @op
@@ -88,9 +88,17 @@ _conv2d_relu.vjps(
 
 @_conv2d_relu.kernel_vjp
 def _conv2d_relu_grads(
-    g: Any, wanted: Any, out: Any, input: Any, weight: Any, input_shape: Any, weight_shape: Any, spec: Any, own: bool
+    g: Any,
+    wanted: Any,
+    out: Any,
+    input_later: Any,
+    weight: Any,
+    input_shape: Any,
+    weight_shape: Any,
+    spec: Any,
+    own: bool,
 ) -> Any:
-    return _conv2d_grads(on(g).relu_grad(g, out, own), wanted, input, weight, input_shape, weight_shape, spec)
+    return _conv2d_grads(on(g).relu_grad(g, out, own), wanted, input_later, weight, input_shape, weight_shape, spec)
 
 
 @op(aux=("index",))
@@ -124,7 +132,7 @@ def _conv2d_max_pool_grads(
     g: Any,
     wanted: Any,
     index: Any,
-    input: Any,
+    input_later: Any,
     weight: Any,
     input_shape: Any,
     weight_shape: Any,
@@ -134,11 +142,11 @@ def _conv2d_max_pool_grads(
     hw = spec.output_hw(input_shape[2:], weight_shape[2:])
     halved = window == ((2, 2), (2, 2), (0, 0), (1, 1)) and g.shape[2:] == (hw[0] // 2, hw[1] // 2)
     if wanted[1] and not wanted[0] and halved:
-        grads = on(g).conv2d_max_pool_grads(g, index, input, weight_shape, spec)
+        grads = on(g).conv2d_max_pool_grads(g, index, input_later(), weight_shape, spec)
         if grads is not None:
             return None, grads[0], grads[1] if wanted[2] else None
     g = on(g).max_pool2d_scatter(g, index, hw, *window)
-    return _conv2d_grads(g, wanted, input, weight, input_shape, weight_shape, spec)
+    return _conv2d_grads(g, wanted, input_later, weight, input_shape, weight_shape, spec)
 
 
 _conv2d_input_grad.vjps(

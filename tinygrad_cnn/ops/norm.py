@@ -61,13 +61,13 @@ def _batch_norm(input: Any, weight: Any, bias: Any, eps: float, running: Any, re
     if running is not None:
         for x in running[:2]:
             x._version.n += 1
-    return y, mean, rstd, shift if relu else None
+    return y, mean, rstd, shift
 
 
 def _batch_norm_vjp(
-    g: Any, wanted: Sequence[bool], input: Any, weight: Any, mean: Any, rstd: Any, shift: Any, eps: float
+    g: Any, wanted: Sequence[bool], input: Any, weight: Any, mean: Any, rstd: Any, shift: Any, eps: float, relu: bool
 ) -> Any:
-    if shift is not None:  # the ReLU looks at the result, which the forward pass may not have kept
+    if relu:  # it looks at the result, which the forward pass may not have kept
         scale = rstd if weight is None else rstd * weight._array
         g = _relu_grad(g, on(mean).channel_affine(input._array, mean, scale, shift))
     dims = (0, *range(2, input.ndim))
@@ -76,10 +76,17 @@ def _batch_norm_vjp(
 
 _batch_norm.joint_vjp(_batch_norm_vjp)
 _batch_norm.kernel_vjp(
-    lambda g, wanted, input, weight, mean, rstd, shift, own: on(g).batch_norm_train_grad(
-        g, input, mean, rstd, weight, shift, own
+    lambda g, wanted, input, weight, mean, rstd, shift, relu, own: on(g).batch_norm_train_grad(
+        g, input, mean, rstd, weight, shift if relu else None, own
     )
 )
+
+
+@_batch_norm.rebuild_from_input
+def _normalise_again(weight: Any, mean: Any, rstd: Any, shift: Any, relu: bool) -> Any:
+    """What makes the output of the input: as `_batch_norm` does, to the last bit, without its pass for the sums."""
+    scale = rstd if weight is None else rstd * weight
+    return lambda input: on(input).channel_affine(input, mean, scale, shift, relu)
 
 
 @op
