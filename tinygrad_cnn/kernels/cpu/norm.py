@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from .. import launch
-from ..compile import jit
+from ..compile import inner, jit
 from .memory import CHANNELS_FIRST, CHANNELS_LAST, contiguous, empty
 from .reduce import MAX_SHARDS, SHARD
 from .strips import STRIP, add_moments, add_products, multiply_add, store_affine, store_affine_grad
@@ -38,13 +38,11 @@ def batch_norm_train(
     base = _samples(x).reshape(-1)
     channels = x.shape[1]
     lanes = _lanes(3, channels, x.dtype)
-    _center(base, channels, lanes)
     partial = _partial(x.size, lanes.shape[1])
-    launch(_moments, base, lanes, channels, partial, work=2 * x.size)
     mean, rstd = np.empty((2, channels))
     weight, bias = _vector(weight, 1, channels, x.dtype), _vector(bias, 0, channels, x.dtype)
     held = running or (lanes[0, :0], lanes[0, :0], 0.0)
-    _statistics(partial, x.size // channels, eps, weight, bias, mean, rstd, lanes, *held)
+    launch(_statistics, base, lanes, partial, eps, weight, bias, mean, rstd, *held, work=2 * x.size)
     return _affine(x, base, lanes, relu), mean, rstd, lanes[2, :channels].copy()
 
 
@@ -68,13 +66,11 @@ def batch_norm_train_grad(
     lanes = _lanes(5, channels, x.dtype)
     floor = _floor(x.dtype, shift is not None)
     weight, shift = _vector(weight, 1, channels, x.dtype), _vector(shift, 0, channels, x.dtype)
-    _fill(mean, rstd, weight, shift, lanes)
     partial = _partial(x.size, lanes.shape[1])
-    launch(_products, base, up, lanes, channels, floor, partial, work=3 * x.size)
     dweight, dbias = np.empty((2, channels), x.dtype)
-    _slopes(partial, x.size // channels, mean, rstd, weight, dweight, dbias, lanes)
     dx = samples if own else empty(samples.shape, x.dtype)
-    launch(_affine_grad_kernel, base, up, lanes, floor, dx.reshape(-1), work=3 * x.size)
+    vectors = mean, rstd, weight, shift, dweight, dbias
+    launch(_gradients, base, up, lanes, floor, partial, *vectors, dx.reshape(-1), work=3 * x.size)
     return _like(dx, x), dweight, dbias
 
 
@@ -125,32 +121,17 @@ def _affine(x: np.ndarray, base: np.ndarray, lanes: np.ndarray, relu: bool) -> n
 
 
 @jit
-def _center(x, channels, lanes):
-    samples = min(x.size // channels, _CENTER_SAMPLES)
+def _statistics(
+    x, lanes, partial, eps, weight, bias, mean, rstd, running_mean, running_variance, momentum, parts
+):  # fmt: skip
+    """mean and rstd, the constants of the lanes, and the running statistics where they are not empty."""
+    channels, samples = mean.size, x.size // mean.size
+    _center(x, channels, lanes, partial[0, 0])
+    _moments(x, lanes, channels, partial, parts)
+    _add_shards(partial, channels)
     for c in range(channels):
-        total = 0.0
-        for i in range(samples):
-            total += x[i * channels + c]
-        lanes[0, c] = total / samples
-    _repeat(lanes[0], channels)
-
-
-@jit
-def _repeat(row, channels):
-    for j in range(channels, row.size):
-        row[j] = row[j - channels]
-
-
-@jit
-def _statistics(partial, samples, eps, weight, bias, mean, rstd, lanes, running_mean, running_variance, momentum):
-    channels = mean.size
-    for c in range(channels):
-        total, squares = 0.0, 0.0
-        for shard in range(len(partial)):
-            total += partial[shard, 0, c]
-            squares += partial[shard, 1, c]
-        offset = total / samples
-        variance = squares / samples - offset * offset
+        offset = partial[0, 0, c] / samples
+        variance = partial[0, 1, c] / samples - offset * offset
         mean[c] = np.float64(lanes[0, c]) + offset
         variance = 0.0 if variance < 0.0 else variance
         rstd[c] = np.inf if eps + variance == 0.0 else 1 / math.sqrt(eps + variance)
@@ -165,6 +146,42 @@ def _statistics(partial, samples, eps, weight, bias, mean, rstd, lanes, running_
 
 
 @jit
+def _gradients(x, g, lanes, floor, partial, mean, rstd, weight, shift, dweight, dbias, dx, parts):
+    """The gradients of weight and bias, and with them that of x."""
+    _fill(mean, rstd, weight, shift, lanes)
+    _products(x, g, lanes, mean.size, floor, partial, parts)
+    _slopes(partial, x.size // mean.size, mean, rstd, weight, dweight, dbias, lanes)
+    _store_gradient(x, g, lanes, floor, dx, parts)
+
+
+@inner
+def _center(x, channels, lanes, total):
+    samples = min(x.size // channels, _CENTER_SAMPLES)
+    total[:channels] = 0.0
+    for i in range(samples):
+        for c in range(channels):
+            total[c] += x[i * channels + c]
+    for c in range(channels):
+        lanes[0, c] = total[c] / samples
+    _repeat(lanes[0], channels)
+
+
+@inner
+def _repeat(row, channels):
+    for j in range(channels, row.size):
+        row[j] = row[j - channels]
+
+
+@inner
+def _add_shards(partial, channels):
+    """Add the sums of all shards up in the first one."""
+    for shard in range(1, len(partial)):
+        for which in range(2):
+            for c in range(channels):
+                partial[0, which, c] += partial[shard, which, c]
+
+
+@inner
 def _fill(mean, rstd, weight, shift, lanes):
     for c in range(mean.size):
         lanes[0, c] = mean[c]
@@ -174,14 +191,12 @@ def _fill(mean, rstd, weight, shift, lanes):
         _repeat(lanes[k], mean.size)
 
 
-@jit
+@inner
 def _slopes(partial, samples, mean, rstd, weight, dweight, dbias, lanes):
     """The sums over all shards as gradients of weight and bias, and as the two constants of dx."""
+    _add_shards(partial, mean.size)
     for c in range(mean.size):
-        total, product = 0.0, 0.0
-        for shard in range(len(partial)):
-            total += partial[shard, 0, c]
-            product += partial[shard, 1, c]
+        total, product = partial[0, 0, c], partial[0, 1, c]
         rounded = mean[c] - np.float64(lanes[0, c])
         product -= rounded * total
         scale = rstd[c] * weight[c]
@@ -194,7 +209,7 @@ def _slopes(partial, samples, mean, rstd, weight, dweight, dbias, lanes):
         _repeat(lanes[k], mean.size)
 
 
-@jit
+@inner
 def _fold(partial, channels):
     """Add the sums of each channel's lanes up in its first one."""
     for which in range(2):
@@ -203,7 +218,7 @@ def _fold(partial, channels):
             row[j % channels] += row[j]
 
 
-@jit(parts=True)
+@inner(parts=True)
 def _moments(x, lanes, channels, partial, p, parts):
     """For each lane and shard the sums of d = x - center and of d * d."""
     shards, center = len(partial), lanes[0]
@@ -226,7 +241,7 @@ def _moments(x, lanes, channels, partial, p, parts):
         _fold(partial[shard], channels)
 
 
-@jit(parts=True)
+@inner(parts=True)
 def _products(x, g, lanes, channels, floor, partial, p, parts):
     """For each lane and shard the sums of g and of g * d, where the ReLU, if any, lets the gradient pass."""
     shards, center, scale, shift = len(partial), lanes[0], lanes[1], lanes[2]
@@ -269,8 +284,8 @@ def _affine_kernel(x, lanes, floor, y, p, parts):
             out[j] = floor if value <= floor else value
 
 
-@jit(parts=True)
-def _affine_grad_kernel(x, g, lanes, floor, dx, p, parts):
+@inner(parts=True)
+def _store_gradient(x, g, lanes, floor, dx, p, parts):
     center, scale, shift, slope, level = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4]
     groups, block = x.size // center.size, max(1, _BLOCK // center.size)
     start, last = p * groups // parts, (p + 1) * groups // parts
