@@ -174,10 +174,10 @@ def conv2d_bias_grad(g: np.ndarray) -> np.ndarray:
 # The plan of a walk over windows, which serves forward and input gradient: a header, then one phase after another.
 # A phase is the output pixels at (y + row*y_row + column*y_column) and the windows they read.
 # fmt: off
-(TASKS_IN_ALL, IMAGE_TASKS, GROUPS, SCRATCH, X_IMAGE, Y_IMAGE, HEIGHT, WIDTH, CHANNELS, GROUP_IN, GROUP_OUT, FLAT,
- CLEARS, HEADER) = range(14)
-(BANDS, OUT_ROWS, Y_AT, Y_ROW, X_ROW, X_COLUMN, W_AT, SPAN_ROWS, SPAN_COLUMNS, ROW_STEP,
- PADDED, A_ROW, N_PANELS, PANELS_AT, PANEL_SUMS, ROWS_AT, NEXT, PHASE) = range(18)
+(TASKS_IN_ALL, BANDS, PHASES, GROUPS, SCRATCH, X_IMAGE, Y_IMAGE, HEIGHT, WIDTH, CHANNELS, GROUP_IN, GROUP_OUT, FLAT,
+ CLEARS, HEADER) = range(15)
+(OUT_ROWS, Y_AT, Y_ROW, X_ROW, X_COLUMN, W_AT, SPAN_ROWS, SPAN_COLUMNS, ROW_STEP,
+ PADDED, A_ROW, N_PANELS, PANELS_AT, PANEL_SUMS, ROWS_AT, NEXT, PHASE) = range(17)
 # fmt: on
 #: After it for each number of rows of the kernel, from all to the fewest, the arguments of the tiles that sum over so
 #: many; then the panels; then of each output row the rows of the kernel that meet the image: the first and the sums.
@@ -211,6 +211,13 @@ class _Phase(NamedTuple):
     dilation: tuple[int, int]
     weights: int  # offset of the first tap in the weight array
 
+    def reach(self, axis: int) -> int:
+        """Rows or columns of the input from the first window's first tap to the last window's last."""
+        return (self.out[axis] - 1) * self.stride[axis] + (self.taps[axis] - 1) * self.dilation[axis] + 1
+
+    def padded(self, hw: tuple[int, int]) -> bool:
+        return any(at < 0 or at + self.reach(axis) > hw[axis] for axis, at in enumerate(self.origin))
+
 
 def _walk(
     char: str,
@@ -232,16 +239,17 @@ def _walk(
     depthwise = groups == c == o
     group_in, group_out = (1, o) if depthwise else (c // groups, o // groups)
     itemsize = np.dtype(char).itemsize
+    if not phases:
+        return None
     body: list[int] = []
-    tasks = scratch = work = 0
+    scratch = work = 0
+    most = max(phase.reach(0) * max(w, phase.reach(1)) for phase in phases)
+    bands = min(*(phase.out[0] for phase in phases), max(-(-most * c * itemsize // BAND_BYTES), -(-TASKS // n)))
     for phase in phases:
-        span = [(t - 1) * d + 1 for t, d in zip(phase.taps, phase.dilation, strict=True)]
-        reach = [(m - 1) * s + k for m, s, k in zip(phase.out, phase.stride, span, strict=True)]
-        padded = any(b < 0 or b + r > size for b, r, size in zip(phase.origin, reach, (h, w), strict=True))
-        columns = reach[1] if padded else w
-        bands = min(phase.out[0], max(-(-reach[0] * columns * c * itemsize // BAND_BYTES), -(-TASKS // n)))
+        padded, span = phase.padded((h, w)), (phase.taps[0] - 1) * phase.dilation[0] + 1
+        columns = phase.reach(1) if padded else w
         if padded:
-            rows = (-(-phase.out[0] // bands) - 1) * phase.stride[0] + span[0]
+            rows = (-(-phase.out[0] // bands) - 1) * phase.stride[0] + span
             scratch = max(scratch, rows * columns * c)
         kind = _kind(char, phase, group_out, depthwise)
         merged = phase.dilation[1] == 1 and groups == 1 and kind == simd.OUTER
@@ -259,7 +267,7 @@ def _walk(
         tile[LDC] = phase.step[1] * o
         tile[FLAGS] = simd.BIAS * biased | simd.RELU * relu | simd.STREAM * streams
         flat = not padded and phase.taps == (1, 1) and phase.stride[1] == groups == 1 and not depthwise
-        far = flat and is_far(n * (h * w * c + p * q * o), itemsize)
+        far = flat and len(phases) == 1 and is_far(n * (h * w * c + p * q * o), itemsize)
         few = phase.taps[0] * phase.taps[1] * group_in <= FEW_PRODUCTS
         widths = contract.panel_widths(char, kind, phase.out[1], group_out, contract.WALK if few else 0.0)
         a_fetches = contract.fetches(simd.max_rows(widths[-1]), itemsize, len(widths)) if far else 0
@@ -267,11 +275,11 @@ def _walk(
         if far and len(widths) > 1:  # each panel fetches a part of each row
             bands = phase.out[0]
         head = [0] * PHASE
-        head[BANDS], head[OUT_ROWS] = bands, phase.out[0]
+        head[OUT_ROWS] = phase.out[0]
         head[Y_AT] = (phase.at[0] * q + phase.at[1]) * o
         head[Y_ROW] = phase.step[0] * q * o
         head[X_ROW], head[X_COLUMN], head[W_AT] = *phase.origin, phase.weights
-        head[SPAN_ROWS], head[SPAN_COLUMNS], head[ROW_STEP] = span[0], columns, phase.stride[0]
+        head[SPAN_ROWS], head[SPAN_COLUMNS], head[ROW_STEP] = span, columns, phase.stride[0]
         head[PADDED], head[A_ROW] = padded, phase.stride[0] * columns * c
         taps, terms = _rows_of_taps(phase, h), phase.taps[1] * group_in
         fewest = min(len(rows) for rows in taps)
@@ -283,12 +291,9 @@ def _walk(
         head[ROWS_AT] = head[PANELS_AT] + len(panels)
         head[NEXT] = head[ROWS_AT] + 2 * len(by_row)
         body += chain(head, *sums, panels, *by_row)
-        tasks += bands
         work += n * phase.out[0] * phase.out[1] * phase.taps[0] * phase.taps[1] * group_in * o
-    if tasks == 0:
-        return None
     header = [0] * HEADER
-    header[TASKS_IN_ALL], header[IMAGE_TASKS], header[SCRATCH] = n * tasks, tasks, scratch
+    header[TASKS_IN_ALL], header[BANDS], header[PHASES], header[SCRATCH] = n * bands, bands, len(phases), scratch
     header[GROUPS] = 1 if depthwise else groups
     header[X_IMAGE], header[Y_IMAGE] = h * w * c, p * q * o
     header[CLEARS] = clears * q * o
@@ -329,30 +334,33 @@ def _kind(char: str, phase: _Phase, columns: int, lanewise: bool) -> int:
 
 @jit(parts=True)
 def _walk_windows(plan, x, w, y, bias, scratch, part, parts):  # type: ignore[no-untyped-def]
-    """Body: this part's share of the (image, phase, band of rows) tasks.
+    """Body: this part's share of the (image, band of rows) tasks.
 
-    All phases of an image before the next: each writes every stride-th pixel of lines that are then still in the cache.
+    All phases of a band before the next: each writes every stride-th pixel of lines that are then still in the cache.
     """
-    tasks = plan[TASKS_IN_ALL]
+    tasks, bands = plan[TASKS_IN_ALL], plan[BANDS]
     for task in range(tasks * part // parts, tasks * (part + 1) // parts):
-        n, band = task // plan[IMAGE_TASKS], task % plan[IMAGE_TASKS]
+        n, band = task // bands, task % bands
         at = HEADER
-        while band >= plan[at + BANDS]:
-            band -= plan[at + BANDS]
+        for _ in range(plan[PHASES]):
+            top, bottom = plan[at + OUT_ROWS] * band // bands, plan[at + OUT_ROWS] * (band + 1) // bands
+            _band(plan, at, x, w, y, bias, scratch, part * plan[SCRATCH], n, top, bottom)
             at += plan[at + NEXT]
-        rows, bands = plan[at + OUT_ROWS], plan[at + BANDS]
-        top, bottom = rows * band // bands, rows * (band + 1) // bands
-        if plan[CLEARS]:
-            _clear_band(plan, at, y, n, top, bottom)
-        if plan[at + PADDED]:
-            base = part * plan[SCRATCH]
-            _copy_band(plan, at, x, n, top, bottom, scratch, base)
-            _tile_band(plan, at, scratch, base, w, y, bias, n, top, bottom)
-        else:
-            row = top * plan[at + ROW_STEP] + plan[at + X_ROW]
-            base = n * plan[X_IMAGE] + (row * plan[WIDTH] + plan[at + X_COLUMN]) * plan[CHANNELS]
-            _tile_band(plan, at, x, base, w, y, bias, n, top, bottom)
     drain()
+
+
+@inner
+def _band(plan, at, x, w, y, bias, scratch, base, n, top, bottom):  # type: ignore[no-untyped-def]
+    """A phase's output rows top..bottom of an image."""
+    if plan[CLEARS]:
+        _clear_band(plan, at, y, n, top, bottom)
+    if plan[at + PADDED]:
+        _copy_band(plan, at, x, n, top, bottom, scratch, base)
+        _tile_band(plan, at, scratch, base, w, y, bias, n, top, bottom)
+    else:
+        row = top * plan[at + ROW_STEP] + plan[at + X_ROW]
+        first = n * plan[X_IMAGE] + (row * plan[WIDTH] + plan[at + X_COLUMN]) * plan[CHANNELS]
+        _tile_band(plan, at, x, first, w, y, bias, n, top, bottom)
 
 
 @inner
