@@ -24,7 +24,8 @@ from tinygrad_cnn.kernels.cpu import memory, simd
 ROOT = Path(__file__).parents[2]
 #: Stacks: vectors, rows of a run, and runs; the first three are those of 3 x 3 and 5 x 5 taps of 3 channels and of 1.
 STACKS = [(1, 9, 3), (1, 5, 5), (2, 3, 3), (1, 6, 2)]
-WIDTHS = [(kind, vectors) for kind in simd.KINDS for vectors in range(1, simd.max_vectors(kind) + 1)]
+PAIRS = [simd.K_PAIRS, simd.ROW_PAIRS]
+WIDTHS = [(kind, vectors) for kind in [*simd.KINDS, *PAIRS] for vectors in range(1, simd.max_vectors(kind) + 1)]
 
 
 @jit
@@ -39,6 +40,10 @@ def run_transpose(rows, columns, source, target, lanes):  # type: ignore[no-unty
 
 def naive_tile(kind: int, rows: int, columns: int, plan: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     n1, n2, n3, a1, a2, ak, ar, b1, b2, bk = (int(v) for v in plan[:10])
+    if kind in PAIRS:
+        right = b, b[bk // 2 :] if kind == simd.K_PAIRS else b
+        pairs = [naive_tile(simd.OUTER, rows, columns, plan, a[i:], right[i]) for i in (0, 1)]
+        return sum(pairs) if kind == simd.K_PAIRS else np.stack(pairs, 1).reshape(2 * rows, columns)
     taps = simd.taps(kind)
     sums = np.zeros((rows, columns))
     for i, j, k, tap in np.ndindex(n1, n2, n3, taps):
@@ -58,7 +63,9 @@ def naive_tile(kind: int, rows: int, columns: int, plan: np.ndarray, a: np.ndarr
 )
 def test_a_tile_sums_what_its_strides_say(kind_vectors: tuple[int, int], dtype: str, data: st.DataObject) -> None:
     kind, vectors = kind_vectors
-    rows, count = data.draw(st.integers(1, simd.max_rows(vectors, kind)), "rows"), data.draw(st.integers(1, 3), "count")
+    most = simd.max_rows(vectors, kind)
+    compiled = st.sampled_from((1, 3, most)) if kind in PAIRS else st.integers(1, most)  # pairs one by one
+    rows, count = data.draw(compiled, "rows"), data.draw(st.integers(1, 3), "count")
     address, rows = simd.tile_address(dtype, kind, vectors, rows), rows * count
     lanes = data.draw(st.integers(1, simd.lanes(dtype)), "lanes")
     flags = data.draw(st.integers(0, simd.BIAS | simd.ADD | simd.RELU), "flags")
@@ -70,7 +77,10 @@ def test_a_tile_sums_what_its_strides_say(kind_vectors: tuple[int, int], dtype: 
     if columns % simd.lanes(dtype) == 0 and data.draw(st.booleans(), "stream"):
         flags, ldc = flags | simd.STREAM, columns
     planes, a_plane, b_plane = (data.draw(st.integers(0, 3)) for _ in range(3))
-    plan = np.array([n1, n2, n3, *strides, ldc, flags, 0, 0, 0, planes, a_plane, b_plane, rows * ldc], np.int64)
+    together = 2 if kind == simd.ROW_PAIRS else 1
+    rows *= together
+    counts = n1, n2, n3, *strides, ldc * together, flags, 0, 0, 0, planes, a_plane, b_plane, rows * ldc
+    plan = np.array(counts, np.int64)
     rng = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
     a, b, bias = (rng.standard_normal(size).astype(dtype) for size in (900, 800, columns))
     c = memory.pool.array(((planes + 1) * rows * ldc,), np.dtype(dtype), 8 * (planes + 1) * rows * ldc)
@@ -78,7 +88,7 @@ def test_a_tile_sums_what_its_strides_say(kind_vectors: tuple[int, int], dtype: 
     expected = c.reshape(planes + 1, rows, ldc).astype(np.float64)
     for i, out in enumerate(expected[:, :, :columns]):
         value = (bias if flags & simd.BIAS else 0) + (out if flags & simd.ADD else 0)
-        value = value + naive_tile(kind, rows, columns, plan, a[i * a_plane :], b[i * b_plane :])
+        value = value + naive_tile(kind, rows // together, columns, plan, a[i * a_plane :], b[i * b_plane :])
         out[:] = np.maximum(value, 0) if flags & simd.RELU else value
     run_tile(address, plan, a, b, c, bias, lanes, count)
     tolerance = 300 * np.finfo(dtype).eps
@@ -151,6 +161,8 @@ CHECK = """
 from tests.kernels import test_simd
 for kind in test_simd.CODE_KINDS:
     test_simd.check_code(kind)
+if test_simd.simd.host().registers == 32:
+    test_simd.check_pairs()
 for stack in [*test_simd.stacks(), (2, test_simd.simd.max_rows(2), 1)]:
     test_simd.check_stack(*stack)
 print(test_simd.simd.host().vector_bytes)
@@ -167,6 +179,7 @@ def test_inner_loops_hold_vector_multiply_adds_and_nothing_spills() -> None:
         check_code(kind)
     for stack in stacks():
         check_stack(*stack)
+    check_pairs()
     for vectors in range(1, simd.max_vectors() + 1):
         check_stack(vectors, simd.max_rows(vectors), 1)
 
@@ -191,13 +204,22 @@ def check_code(kind: int) -> None:
             check_loop(assembly, name, rows * width * simd.taps(kind))
 
 
-def check_stack(vectors: int, run: int, runs: int) -> None:
+def check_pairs() -> None:
+    """The inner loops of the largest tiles of pairs, without asking for lines ahead and with it."""
+    for kind, fetches in itertools.product(PAIRS, ((0, 0), (3, 4))):
+        rows = simd.max_rows(1, kind, any(fetches))
+        check_stack(1, rows, 1, kind, fetches)
+
+
+def check_stack(vectors: int, run: int, runs: int, kind: int = simd.OUTER, only: Any = None) -> None:
     """The inner loop of a stack, and of one that fetches: with 16 registers no stack of several runs does."""
-    for fetches in ((0, 0), (3, 4)) if runs == 1 or simd.host().registers == 32 else ((0, 0),):
-        counts = [types.UniTuple(types.int64, n) for n in (run * runs, run, 1 + fetches[0], 1 + fetches[1])]
-        name = simd._stack_name(types.float32, vectors, run * runs, run, fetches)
+    both = [(0, 0), (3, 4)] if runs == 1 or simd.host().registers == 32 else [(0, 0)]
+    for fetches in [only] if only else both:
+        numbers = 1 + kind, run * runs, run, 1 + fetches[0], 1 + fetches[1]
+        counts = [types.UniTuple(types.int64, n) for n in numbers]
+        name = simd._stack_name(types.float32, kind, vectors, run * runs, run, fetches)
         assembly = assembly_of(simd._stack, (types.UniTuple(types.float32, vectors), *counts))
-        check_loop(assembly, name, run * runs * vectors)
+        check_loop(assembly, name, run * runs * (2 if simd.is_paired(kind) else vectors))
 
 
 def assembly_of(kernel: Any, signature: Any) -> str:

@@ -192,9 +192,9 @@ FEW_PRODUCTS = 64
 #: reads every line from memory that is written to it. With 5.3 MB an inference of the MNIST CNN takes 4 % less time so,
 #: with 4 MB one of ResNet-20 the same, with 3.1 MB one of LeNet-5 27 % more (32 MB of L3 cache, shared with others).
 STREAM_BYTES = 5 << 20
-#: How many rows of a 1x1 convolution ahead tiles ask for lines. Between 128 channels on 34 MB, where memory is slow,
-#: half of the calls take 4.6 ms with 1, 2.5 to 2.7 with 2, 4 and 8; from 16 to 32 channels all are as good.
-ROWS_AHEAD = 4
+#: How many pixels of a 1x1 convolution ahead tiles ask for lines, at least. Between 128 channels on 34 MB, where memory
+#: is slow, half of the calls take 4.6 ms with 64, 2.5 to 2.7 with 128, 256 and 512.
+PIXELS_AHEAD = 256
 #: In the place of the winners of a pool that nobody asks for.
 NOBODY = np.empty(0, np.uint8)
 
@@ -251,8 +251,8 @@ def _walk(
         if padded:
             rows = (-(-phase.out[0] // bands) - 1) * phase.stride[0] + span
             scratch = max(scratch, rows * columns * c)
-        kind = _kind(char, phase, group_out, depthwise)
-        merged = phase.dilation[1] == 1 and groups == 1 and kind == simd.OUTER
+        kind = _kind(char, phase, group_in, group_out, groups, depthwise)
+        merged = phase.dilation[1] == 1 and groups == 1 and kind in (simd.OUTER, simd.K_PAIRS)
         tile = [0] * TILE_ARGS
         tile[N1], tile[N2] = phase.taps[0], phase.taps[1]
         tile[N3] = group_in
@@ -263,6 +263,8 @@ def _walk(
         tile[A1], tile[A2], tile[AK] = phase.dilation[0] * columns * c, phase.dilation[1] * c, 1
         tile[AR] = phase.stride[1] * c
         tile[B1], tile[B2], tile[BK] = phase.taps[1] * group_in * o, group_in * o, o
+        if kind == simd.K_PAIRS:
+            contract.in_pairs(tile)
         streams = not clears and group_out % simd.lanes(char) == 0 and n * p * q * o * itemsize >= STREAM_BYTES
         tile[LDC] = phase.step[1] * o
         tile[FLAGS] = simd.BIAS * biased | simd.RELU * relu | simd.STREAM * streams
@@ -270,7 +272,9 @@ def _walk(
         far = flat and len(phases) == 1 and is_far(n * (h * w * c + p * q * o), itemsize)
         few = phase.taps[0] * phase.taps[1] * group_in <= FEW_PRODUCTS
         widths = contract.panel_widths(char, kind, phase.out[1], group_out, contract.WALK if few else 0.0)
-        a_fetches = contract.fetches(simd.max_rows(widths[-1]), itemsize, len(widths)) if far else 0
+        a_fetches = (
+            contract.fetches(simd.max_rows(widths[-1], kind, far) * tile[AK], itemsize, len(widths)) if far else 0
+        )
         panels = contract.panels(char, kind, phase.out[1], group_out, widths, fetches=(a_fetches, 0))
         if far and len(widths) > 1:  # each panel fetches a part of each row
             bands = phase.out[0]
@@ -285,7 +289,8 @@ def _walk(
         fewest = min(len(rows) for rows in taps)
         sums = [_row_sums(tile, rows, terms, longest_sum) for rows in range(phase.taps[0], fewest - 1, -1)]
         if far:  # a kernel of one row: one number of rows to sum
-            sums = [contract.fetching(sums[0], len(widths), len(widths), phase.out[1], (c, 0), ROWS_AHEAD)]
+            ahead = -(-PIXELS_AHEAD // phase.out[1])
+            sums = [contract.fetching(sums[0], len(widths), len(widths), phase.out[1], (c, 0), ahead)]
         by_row = [(rows.start, PHASE + (phase.taps[0] - len(rows)) * SUMS) for rows in taps]
         head[N_PANELS], head[PANELS_AT], head[PANEL_SUMS] = len(widths), PHASE + sum(map(len, sums)), far * SUMS
         head[ROWS_AT] = head[PANELS_AT] + len(panels)
@@ -322,14 +327,16 @@ def _row_sums(tile: list[int], rows: int, terms: int, longest: int) -> list[int]
     return contract.in_sums(first, sums, together * tile[A1], together * tile[B1], rows - (sums - 1) * together)
 
 
-def _kind(char: str, phase: _Phase, columns: int, lanewise: bool) -> int:
-    """A tile that slides over the row, where that is a tenth faster than one load for each multiply-add."""
-    taps = phase.taps[1]
+def _kind(char: str, phase: _Phase, channels: int, columns: int, groups: int, lanewise: bool) -> int:
+    """A tile of pairs, or one that slides over the row, where that is a tenth faster than one load for each product."""
+    taps, plain = phase.taps[1], int(lanewise)
+    if groups == 1 and phase.dilation[1] == 1 and not lanewise:
+        plain = contract.kind_of_sums(char, taps * channels, phase.out[1], columns)
     if taps not in simd.TAPS or phase.stride[1] != phase.dilation[1]:
-        return int(lanewise)  # else the next tap is not the next pixel
-    kinds = (int(lanewise), 2 * simd.TAPS.index(taps) + lanewise)
-    plain, sliding = (contract.cycles(char, kind, phase.out[1], columns) for kind in kinds)
-    return kinds[sliding < 0.9 * plain]
+        return plain  # else the next tap is not the next pixel
+    kinds = (plain, 2 * simd.TAPS.index(taps) + lanewise)
+    straight, sliding = (contract.cycles(char, kind, phase.out[1], columns) for kind in kinds)
+    return kinds[sliding < 0.9 * straight]
 
 
 @jit(parts=True)
@@ -426,12 +433,18 @@ def _forward(
     if (work := conv_pixels.find(char, x_shape, w_shape, biased, spec, relu)) is not None:
         return _Forward(shape, work, tiles)
     if (kh, kw, *spec.stride, *spec.padding) == (1, 1, 1, 1, 0, 0, 0, 0):
-        n, h, w = longer_rows(n, h, w)
+        n, h, w = longer_rows(n, h, w, _row_pixels(char, n * h * w, c, o))
         p, q = h, w
     top, _, left, _ = spec.padding
     phase = _Phase((p, q), (0, 0), (1, 1), (-top, -left), spec.stride, (kh, kw), spec.dilation, 0)
     work = _walk(char, n, (h, w, c), (p, q, o), spec.groups, [phase], biased, FORWARD_SUM, relu=relu)
     return _Forward(shape, work, tiles)
+
+
+def _row_pixels(char: str, pixels: int, c: int, o: int) -> int:
+    """How long rows of a 1x1 convolution may be: some of them lie in the L2 cache, next to what is asked for ahead."""
+    far = is_far(pixels * (c + o), np.dtype(char).itemsize)
+    return min(512, ((16 if far else 64) << 10) // c)
 
 
 @lru_cache(4096)
@@ -517,7 +530,7 @@ def _input_grad(
     if _walks_rows(char, (n, o, *input_hw), w_shape, spec):
         return _InputGrad(shape, by_rows=True)
     if (kh, kw, *spec.stride, *spec.padding) == (1, 1, 1, 1, 0, 0, 0, 0):
-        n, p, q = longer_rows(n, p, q)
+        n, p, q = longer_rows(n, p, q, _row_pixels(char, n * p * q, o, c))
         input_hw = p, q
     rows = _phases(input_hw[0], spec.padding[0], spec.stride[0], spec.dilation[0], kh)
     columns = _phases(input_hw[1], spec.padding[2], spec.stride[1], spec.dilation[1], kw)

@@ -30,15 +30,15 @@ def layout(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     return x if x.flags.c_contiguous else memory.copy(x)
 
 
-def longer_rows(n: int, h: int, w: int) -> tuple[int, int, int]:
-    """The same pixels in rows of 56 or more where possible: to a 1x1 kernel images are a line of pixels.
+def longer_rows(n: int, h: int, w: int, most: int = 512) -> tuple[int, int, int]:
+    """The same pixels in rows of up to `most` while TASKS are left: to a 1x1 kernel images are a line of pixels.
 
-    Small ones are joined while as many as half the TASKS are left.
+    In rows of 56 or more in any case where possible; small images are joined while half the TASKS are left.
     """
-    times = next((d for d in range(1, h + 1) if h % d == 0 and d * w >= 56), h)
-    h, w = h // times, w * times
-    join = next((d for d in range(1, 2 * n // TASKS + 1) if n % d == 0 and d * w >= 56), 1) if h == 1 else 1
-    return n // join, h, w * join
+    times = [d for d in range(1, h + 1) if h % d == 0] + [h * d for d in range(2, 2 * n // TASKS + 1) if n % d == 0]
+    least = next((d for d in times if d * w >= 56), h)
+    d = max([least] + [d for d in times if d * w <= most and n * h >= TASKS * d])
+    return (n, h // d, w * d) if d <= h else (n * h // d, 1, w * d)
 
 
 def is_far(elements: int, itemsize: int) -> bool:

@@ -101,13 +101,17 @@ def _find(
     if run_taps == kw and not lanewise:
         cycles, widths, sets = contract.stacks(char, kh, run, o_group, contract.WALK)
         straight = cycles / kh
+    paired = not lanewise and contract.pays_in_pairs(char, simd.ROW_PAIRS, run, run // 2, o_group, straight)
+    if paired:
+        widths, sets, straight = None, [1] * kh, contract.cycles(char, simd.ROW_PAIRS, run // 2, o_group)
     turned = contract.cycles(char, simd.OUTER, o_group, run)
     saved = (straight - turned) * n * p * q  # cycles for each run of each group; the copy takes 4 a weight
     swapped = not lanewise and turned < 0.9 * straight and saved > 4 * run * o_group
     if swapped:
-        widths, sets = None, [1] * kh
+        widths, sets, paired = None, [1] * kh, False
     rows, across = (o_group, run) if swapped else (run, o_group)
-    kind = simd.LANEWISE if lanewise else simd.OUTER
+    kind, together = simd.LANEWISE if lanewise else simd.ROW_PAIRS if paired else simd.OUTER, 2 if paired else 1
+    rows //= together
     widths = widths or contract.panel_widths(char, kind, rows, across, contract.WALK)
     flat = not padded and (sy, sx, kw) == (1, 1, 1)  # pixels follow each other from row to row
     size = kh * kw * depth * o
@@ -132,7 +136,7 @@ def _find(
     far = far and (kh * kw == 1 or kh * kw * c * o <= FEW_PRODUCTS)
     far = far and (max(sets) == 1 or simd.host().registers == 32)  # else it would spill
     sharing = -(-jobs // splits)
-    walks = sharing * (1 if max(sets) > 1 else -(-rows // simd.max_rows(widths[0])))
+    walks = sharing * (1 if max(sets) > 1 else -(-rows // simd.max_rows(widths[0], kind, far)))
     x_fetches = contract.fetches(c, itemsize, walks) if far and flat else 0
     g_fetches = contract.fetches(o, itemsize, walks) if far else 0
     fetches = (g_fetches, x_fetches) if swapped else (x_fetches, g_fetches)
@@ -177,7 +181,7 @@ def _find(
                 tile[N1], tile[N2], tile[N3] = images, count, q
                 tile[A1], tile[A2], tile[AK] = g_strides if swapped else x_strides
                 tile[B1], tile[B2], tile[BK] = x_strides if swapped else g_strides
-                tile[AR], tile[LDC], tile[FLAGS] = 1 if swapped else tap_step, ldc, flags
+                tile[AR], tile[LDC], tile[FLAGS] = tap_step * together, ldc * together, flags
                 tile[A_RUN] = dy * columns * c
                 tiles += contract.in_columns(tile, BLOCK_PIXELS)
     if far:

@@ -146,12 +146,13 @@ def find(
     vectors = -(-c // lanes) * v_columns / tile_columns * (tile_rows + rows - 1) / tile_rows + -(-o // lanes)
     if not pays(x_shape, o, kernel_hw, out_hw, origin, lanes, (planes, vectors), once, join, spreads):
         return None
-    widths = contract.panel_widths(char, simd.OUTER, 1024, o, contract.WALK)
+    kind = contract.kind_of_sums(char, c, 1024, o)
+    widths = contract.panel_widths(char, kind, 1024, o, contract.WALK)
     weights = 16 * depth * o * itemsize
     room = SMALL_BYTES if weights <= WEIGHT_BYTES else min(max(LARGE_BYTES, weights // 5), HUGE_BYTES)
     most = min(room // (16 * (c + o) * itemsize), total // GROUPS_WANTED)
     if pieces == (1, 1):
-        most_rows = min(simd.max_rows(width) for width in widths)
+        most_rows = min(simd.max_rows(width, kind) for width in widths)
         most = max(1, most // most_rows) * most_rows
         groups = -(-total // most)
         groups = min(groups + groups % 2, total)  # an even number: two threads finish together
@@ -176,17 +177,17 @@ def find(
         PHASE_ROWS: spec.dilation[0], PHASE_COLUMNS: spec.dilation[1], SETS: sets,
     }  # fmt: skip
     if pieces == (1, 1):
-        tiles = _tile_of_planes(c, o, v_step, (v_plane, u_plane, m_plane)) * 8
+        tiles = _tile_of_planes(c, o, kind, v_step, (v_plane, u_plane, m_plane)) * 8
     else:
         tiles = [
             number
             for size in sizes
             for flags in (0, simd.ADD)
             for width in (columns, 1)
-            for number in _tile_of_units(c, o, sets, width, flags, (size // unit, unit, v_step, v_unit))
+            for number in _tile_of_units(c, o, sets, kind, width, flags, (size // unit, unit, v_step, v_unit))
         ]
         sizes = unit, unit
-    panels = [p for size in sizes for p in contract.panels(char, simd.OUTER, size, o, widths)]
+    panels = [p for size in sizes for p in contract.panels(char, kind, size, o, widths)]
     numbers = np.array([head[i] for i in range(TILE)] + tiles + panels, np.int64)
     return Plan(numbers, head[SCRATCH], sets * total * planes * c * o, pieces, (sets, join))
 
@@ -234,18 +235,23 @@ def odd_lines(elements: int, itemsize: int) -> int:
     return (-(-elements // line) | 1) * line
 
 
-def _tile_of_planes(c: int, o: int, v_step: int, steps: tuple[int, int, int]) -> list[int]:
+def _tile_of_planes(c: int, o: int, kind: int, v_step: int, steps: tuple[int, int, int]) -> list[int]:
     """(tiles, C) @ (C, O): the tile of all planes; `steps` are from plane to plane, left, right and in the product."""
     tile = [0] * TILE_ARGS
     parts = 1 if c < SPLIT_FROM else max(2, c // SUM_PRODUCTS)
-    parts = next(n for n in range(parts, 0, -1) if c % n == 0)
+    together = 2 if kind == simd.K_PAIRS else 1
+    parts = next(n for n in range(parts, 0, -1) if c % (n * together) == 0)
     tile[N1], tile[N2], tile[N3] = 1, 1, c // parts
     tile[AK], tile[AR], tile[BK], tile[LDC] = 1, v_step, o, o
     tile[PLANES], (tile[A_PLANE], tile[B_PLANE], tile[C_PLANE]) = 15, steps
-    return contract.in_sums(tile, parts, tile[N3], tile[N3] * o)
+    if kind == simd.K_PAIRS:
+        contract.in_pairs(tile)
+    return contract.in_sums(tile, parts, c // parts, c // parts * o)
 
 
-def _tile_of_units(c: int, o: int, sets: int, columns: int, flags: int, units: tuple[int, int, int, int]) -> list[int]:
+def _tile_of_units(
+    c: int, o: int, sets: int, kind: int, columns: int, flags: int, units: tuple[int, int, int, int]
+) -> list[int]:
     """(tiles, C) @ (C, O) for each of so many neighbouring pieces: the tile of all units of a group, in one plane."""
     count, unit, v_step, v_unit = units
     tile = [0] * TILE_ARGS
@@ -253,6 +259,8 @@ def _tile_of_units(c: int, o: int, sets: int, columns: int, flags: int, units: t
     tile[N1], tile[N2], tile[N3] = 1, columns // parts, c
     tile[A2], tile[B2], tile[AK], tile[AR], tile[BK], tile[LDC], tile[FLAGS] = v_step, sets * c * o, 1, c, o, o, flags
     tile[PLANES], tile[A_PLANE], tile[B_PLANE], tile[C_PLANE] = count - 1, v_unit, 0, unit * o
+    if kind == simd.K_PAIRS:
+        contract.in_pairs(tile)
     return contract.in_sums(tile, parts, v_step, sets * c * o)
 
 

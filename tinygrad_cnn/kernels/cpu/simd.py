@@ -56,6 +56,10 @@ OUTER, LANEWISE, KINDS = 0, 1, range(2 * len(TAPS))
 #: vector; `vectors` is its number of columns j; with ADD to what C holds. For few columns, of which an outer product
 #: would fill few lanes.
 DOT = 2 * len(TAPS)
+#: Outer products of one vector with elements of A in pairs, which a load brings to all lanes: two multiply-adds for
+#: each load, where OUTER has one and waits for loads. A pair is two neighbours along k (N3 counts pairs, BK is from
+#: pair to pair of rows of B), or two neighbouring rows (AR and LDC are from pair to pair, as are `rows`).
+K_PAIRS, ROW_PAIRS = DOT + 1, DOT + 2
 
 LINE_BYTES = 64
 INT64, INT32, BYTE, POINTER = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.PointerType()
@@ -92,21 +96,28 @@ def lanes(dtype: Any) -> int:
 
 def taps(kind: int) -> int:
     """How many taps slide over the rows of a tile of this kind."""
-    return 1 if kind == DOT else TAPS[kind // 2]
+    return 1 if kind >= DOT else TAPS[kind // 2]
 
 
 def is_lanewise(kind: int) -> bool:
-    return kind % 2 == 1
+    return kind < DOT and kind % 2 == 1
 
 
-def max_rows(vectors: int, kind: int = OUTER) -> int:
+def is_paired(kind: int) -> bool:
+    return kind in (K_PAIRS, ROW_PAIRS)
+
+
+def max_rows(vectors: int, kind: int = OUTER, fetches: bool = False) -> int:
     """Rows of the largest tile of that many vectors without spills: accumulators, B's vectors, one broadcast.
 
-    Without AVX-512 a mask takes a register as well, and LLVM wants one or two more for all but the plain tile.
+    Without AVX-512 a mask takes a register as well, and LLVM wants one or two more for all but the plain tile; where a
+    tile of pairs asks for lines ahead, it loads all of them first.
     """
     if kind == DOT:
         spare = 1 if host().registers == 32 else 2
         return max(min((host().registers - spare - vectors) // vectors, 4), 2)
+    if is_paired(kind):
+        return min(max_rows(2), 10 if fetches else 16)
     spare = 1 if host().registers == 32 else {OUTER: 2, LANEWISE: 4}.get(kind, 3)
     spare += vectors - 1 if is_lanewise(kind) and taps(kind) > 1 else 0
     rows = (host().registers - spare - taps(kind) * vectors) // vectors
@@ -120,6 +131,8 @@ def max_stack(vectors: int) -> int:
 
 def max_vectors(kind: int = OUTER) -> int:
     """Vectors of the widest tile worth having: it still has three rows; with two, a slide gains nothing more."""
+    if is_paired(kind):
+        return 1
     if taps(kind) > 1:
         return 2 if host().registers == 32 else 1
     return 4 if host().registers == 32 else 3
@@ -136,20 +149,20 @@ def tile_address(
     """The address of the tile `void(plan, a, b, c, bias, lanes in the last vector, count)`, compiled on first use.
 
     With `run`, of a stack: A's rows are runs of so many, AR apart, and from run to run it is A_RUN. With `fetches`, of
-    one that asks at each k for lines of A and of B further on, a stack or of kind OUTER: FETCH shifted by so much.
+    one that asks at each k for lines of A and of B further on, a stack, paired or OUTER: FETCH shifted by so much.
     """
-    if run or any(fetches):
-        return _stack_address(np.dtype(dtype).char, vectors, rows, run or rows, fetches)
+    if run or any(fetches) or is_paired(kind):
+        return _stack_address(np.dtype(dtype).char, kind, vectors, rows, run or rows, fetches)
     return int(_tile_addresses(np.dtype(dtype).char, kind, vectors)[rows - 1])
 
 
 @cache
-def _stack_address(char: str, vectors: int, rows: int, run: int, fetches: tuple[int, int]) -> int:
+def _stack_address(char: str, kind: int, vectors: int, rows: int, run: int, fetches: tuple[int, int]) -> int:
     scalar = types.float32 if char == "f" else types.float64
-    counts = (types.UniTuple(types.int64, count) for count in (rows, run, *(1 + n for n in fetches)))
+    counts = (types.UniTuple(types.int64, count) for count in (1 + kind, rows, run, *(1 + n for n in fetches)))
     signature = (types.UniTuple(scalar, vectors), *counts)
     _stack.compile(signature)
-    name = _stack_name(scalar, vectors, rows, run, fetches)
+    name = _stack_name(scalar, kind, vectors, rows, run, fetches)
     return int(_stack.overloads[signature].library.get_pointer_to_function(name))
 
 
@@ -175,22 +188,22 @@ def _tiles(width: Any, kind: Any) -> None:
 
 
 @jit
-def _stack(width: Any, rows: Any, run: Any, a_fetches: Any, b_fetches: Any) -> None:
+def _stack(width: Any, kind: Any, rows: Any, run: Any, a_fetches: Any, b_fetches: Any) -> None:
     """Never called, as `_tiles`: compiling it compiles one stack; the last two have one element if it fetches none."""
-    _define_stack(width, rows, run, a_fetches, b_fetches)
+    _define_stack(width, kind, rows, run, a_fetches, b_fetches)
 
 
 @intrinsic
-def _define_stack(typingctx: Any, width: Any, rows: Any, run: Any, a_fetches: Any, b_fetches: Any) -> Any:
+def _define_stack(typingctx: Any, width: Any, kind: Any, rows: Any, run: Any, a_fetches: Any, b_fetches: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         fetches = a_fetches.count - 1, b_fetches.count - 1
-        name = _stack_name(width.dtype, width.count, rows.count, run.count, fetches)
-        tile = _Tile(builder.module, width.dtype, OUTER, width.count, rows.count, run.count, name)
+        name = _stack_name(width.dtype, kind.count - 1, width.count, rows.count, run.count, fetches)
+        tile = _Tile(builder.module, width.dtype, kind.count - 1, width.count, rows.count, run.count, name)
         tile.fetches = fetches
         tile.emit()
         return context.get_dummy_value()
 
-    return types.none(width, rows, run, a_fetches, b_fetches), codegen
+    return types.none(width, kind, rows, run, a_fetches, b_fetches), codegen
 
 
 @intrinsic
@@ -207,8 +220,8 @@ def _tile_name(scalar: Any, kind: int, vectors: int, rows: int) -> str:
     return f"tinygrad_cnn_tile_{scalar}_{kind}_{vectors}_{rows}"
 
 
-def _stack_name(scalar: Any, vectors: int, rows: int, run: int, fetches: tuple[int, int]) -> str:
-    return f"tinygrad_cnn_stack_{scalar}_{vectors}_{rows}_{run}_{fetches[0]}_{fetches[1]}"
+def _stack_name(scalar: Any, kind: int, vectors: int, rows: int, run: int, fetches: tuple[int, int]) -> str:
+    return f"tinygrad_cnn_stack_{scalar}_{kind}_{vectors}_{rows}_{run}_{fetches[0]}_{fetches[1]}"
 
 
 class _Tile:
@@ -224,6 +237,7 @@ class _Tile:
         self, module: ir.Module, scalar: Any, kind: int, vectors: int, rows: int, run: int = 0, name: str = ""
     ) -> None:
         self.module, self.kind, self.vectors, self.rows, self.run = module, kind, vectors, rows, run or rows
+        self.sums = 2 if is_paired(kind) else vectors  # accumulators of a row
         self.scalar = ir.FloatType() if scalar == types.float32 else ir.DoubleType()
         self.align = 4 if scalar == types.float32 else 8
         self.lanes = host().vector_bytes // self.align
@@ -289,18 +303,16 @@ class _Tile:
         def inner(values: list[Any]) -> list[Any]:
             rows, bk, ahead, acc = values[:bases], values[bases], values[bases + 1 : sums], values[sums:]
             fixed = [self.opaque(base) for base in rows] if slide == 1 else rows
-            columns = []
-            for tap in range(slide):
-                tap_bk = self.at(bk, builder.mul(arg[B2], _int(tap))) if tap else bk
-                columns.append([self.load(tap_bk, v) for v in range(self.vectors)])
+            starts = [self.at(bk, builder.mul(arg[B2], _int(tap))) if tap else bk for tap in range(slide)]
+            columns = [self.columns(start) for start in starts]
             out = list(acc)
             for r in range(self.rows + slide - 1):
                 run, row = divmod(r, self.run + slide - 1)
                 base = fixed[run * each + row // self.GROUP]
                 left = self.read(self.at(base, within[row % self.GROUP], BYTE))
                 for tap in range(slide):
-                    for v in range(self.vectors) if 0 <= r - tap < self.rows else ():
-                        n = (r - tap) * self.vectors + v
+                    for v in range(self.sums) if 0 <= r - tap < self.rows else ():
+                        n = (r - tap) * self.sums + v
                         out[n] = self.multiply_add(left[v], columns[tap][v], out[n])
             return [self.at(base, arg[AK]) for base in rows] + [self.at(bk, arg[BK]), *self.fetch(ahead), *out]
 
@@ -332,9 +344,12 @@ class _Tile:
 
     def finish(self, results: list[Any], c: Any) -> None:
         """Store the accumulators to the rows of C, as the flags say."""
-        rows = [c]
-        for _ in range(self.rows - 1):
-            rows.append(self.at(rows[-1], self.args[LDC]))
+        rows, ldc = [c], self.args[LDC]
+        if is_paired(self.kind):
+            results = self.unpaired(results)
+            ldc = self.half(ldc) if self.kind == ROW_PAIRS else ldc
+        for _ in range(len(results) // self.vectors - 1):
+            rows.append(self.at(rows[-1], ldc))
         places = [(row, v) for row in rows for v in range(self.vectors)]
         # sums of sums are more exact than one long sum
         values = self.when(ADD, results, lambda i: self.builder.fadd(self.load(*places[i]), results[i]))
@@ -437,7 +452,43 @@ class _Tile:
 
     def start(self, bias: Any) -> list[Any]:
         """The accumulators' first values: zero or the bias."""
-        return self.when(BIAS, [self.zero()] * self.vectors, lambda v: self.load(bias, v)) * self.rows
+
+        def first(v: int) -> Any:
+            if not is_paired(self.kind):
+                return self.load(bias, v)
+            value = self.load(bias, 0)
+            return self.interleaved(value, self.zero() if self.kind == K_PAIRS else value)[v]
+
+        return self.when(BIAS, [self.zero()] * self.sums, first) * self.rows
+
+    def columns(self, b: Any) -> list[Any]:
+        """The vectors of B at one k, or of a pair of k."""
+        if not is_paired(self.kind):
+            return [self.load(b, v) for v in range(self.vectors)]
+        first = self.load(b, 0)
+        second = self.load(self.at(b, self.half(self.args[BK])), 0) if self.kind == K_PAIRS else first
+        return self.interleaved(first, second)
+
+    def half(self, distance: Any) -> Any:
+        return self.builder.ashr(distance, _int(1))
+
+    def interleaved(self, a: Any, b: Any) -> list[Any]:
+        """a[0], b[0], a[1], b[1], ...: two vectors, of the first and the last half of each 16 bytes, which is cheap."""
+        size = 16 // self.align
+        places = [n // size * size + n % size // 2 + n % 2 * self.lanes for n in range(self.lanes)]
+        return [self.shuffled(a, b, [place + half for place in places]) for half in (0, size // 2)]
+
+    def unpaired(self, sums: list[Any]) -> list[Any]:
+        """The rows of C of pairs of sums that have B's columns as `interleaved` put them."""
+        size, out = 16 // self.align, []
+        places = [n // size * size + n * 2 % size + n % size // (size // 2) * self.lanes for n in range(self.lanes)]
+        for a, b in zip(sums[::2], sums[1::2], strict=True):
+            pair = [self.shuffled(a, b, [place + i for place in places]) for i in (0, 1)]
+            out += [self.builder.fadd(*pair)] if self.kind == K_PAIRS else pair
+        return out
+
+    def shuffled(self, a: Any, b: Any, places: list[int]) -> Any:
+        return self.builder.shuffle_vector(a, b, ir.VectorType(INT32, len(places))(places))
 
     def loop(self, count: Any, body: Any, values: list[Any]) -> list[Any]:
         return loop(self.builder, count, body, values)
@@ -457,6 +508,9 @@ class _Tile:
         """A row of A at one k: its vectors, or one element in all lanes."""
         if is_lanewise(self.kind):
             return [self.load(pointer, v) for v in range(self.vectors)]
+        if is_paired(self.kind):
+            pair = self.builder.load(pointer, typ=ir.VectorType(self.scalar, 2), align=self.align)
+            return [self.shuffled(pair, pair, [0, 1] * (self.lanes // 2))] * 2
         return [self.splat(self.builder.load(pointer, typ=self.scalar))] * self.vectors
 
     def load(self, pointer: Any, v: int, vectors: int = 0) -> Any:
