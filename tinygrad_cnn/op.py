@@ -11,8 +11,8 @@ an extra array that the forward returned, or the shape of an input (`a_shape`). 
 need a gradient name is kept for backward. Rules are written in ops on tensors, so gradients have gradients. Where
 nobody asks for these, an op may have a shortcut: one rule for all inputs that calls kernels on the bare arrays.
 
-An op whose output is quickly made again from what it keeps itself, as batch norm's, says how: other ops then do not keep
-that output, if it is large, and backward makes it when it comes to them.
+An op whose output is quickly made again from what it keeps itself, as batch norm's, says how: other ops then do not
+keep that output, if it is large, and backward makes it when it comes to them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ import numpy as np
 
 from .autograd.modes import mode
 from .autograd.tape import Node, Rebuilt, Saved, SavedOutput, Variable, View, edge_to, fitted, is_unshared
-
-_KEPT = (Saved, np.ndarray)  # what is worth freeing after a walk
 
 #: Bytes from which an output is made again for backward, where its op can, instead of being kept.
 REBUILT = 1 << 20
@@ -225,25 +223,30 @@ class Op:
         for i in strays:
             edges[i] = None
         saved: dict[str, Any] = {}
-        keeps = False
+        keeps = False  # whether there is an array among them, which is worth freeing after a walk
         for name, kind, at in needs:
             if params and name in params:
                 value = params[name]
+                keeps = keeps or isinstance(value, np.ndarray)
             elif kind == "input":
                 value = args[at]
                 if isinstance(value, Variable):
-                    value = (Saved if value._array.nbytes < REBUILT else _saved)(value, edges[at])
+                    edge = edges[at]
+                    value = Saved(value, edge) if value._array.nbytes < REBUILT else _saved(value, edge)
+                    keeps = True
                 elif isinstance(value, np.ndarray):
                     value = value.copy(order="K")  # the user's own, who may change it
+                    keeps = True
             elif kind == "out":
                 value = SavedOutput(result, None)
+                keeps = True
             elif kind == "aux":
                 value = aux[at]
+                keeps = keeps or isinstance(value, np.ndarray)
             elif self.variadic:  # every positional argument is an input
                 value = tuple(a._array.shape for a in args)
             else:
                 value = args[at]._array.shape if isinstance(args[at], Variable) else ()
-            keeps = keeps or isinstance(value, _KEPT)
             saved[name] = value
         result._node = Node(self, edges, saved, keeps, array.shape, array.dtype)
 
