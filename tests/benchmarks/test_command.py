@@ -34,7 +34,7 @@ def test_a_tiny_selection_gives_json_and_markdown(tmp_path: Path, capsys: pytest
     ]
     assert all(0 < time < 1 for row in rows for times in row["sides"].values() for time in times)
     assert set(rows[1]["sides"]) == {"ours", "numpy"}
-    assert set(rows[4]["sides"]) == {"ours", "ours on one thread"}
+    assert set(rows[4]["sides"]) == {"ours", "ours on one thread"} and rows[4]["scaling"] > 0.2
     assert rows[3]["flops"] == 2 * 32 * 28 * 28 * 6 * 25 and rows[3]["peak"] > 1
     assert "| LeNet-5, inference, batch 1 |" in markdown.read_text()
     assert "GFLOP/s" in capsys.readouterr().out
@@ -96,6 +96,8 @@ ROWS = [
         "inference", "net, batch 1", sides={"ours": [0.002, 0.001, 0.003], "torch a": [0.01], "torch b": [0.004, 0.005]}
     ),
     Row("convs", "conv x", sides={"ours": [0.001]}, flops=10**8, peak=200),
+    Row("more threads", "net", sides={"ours": [0.001], "one": [0.0015]}, scaling=2),
+    Row("more threads", "net before", sides={"ours": [0.001], "one": [0.0015]}),
 ]
 
 
@@ -108,6 +110,8 @@ def test_the_readme_table_replaces_what_stands_between_the_markers(tmp_path: Pat
     assert "old" not in text
     assert "| net, batch 1 | 2.00 ms (1.00-3.00) | 4.50 ms (4.00-5.00) torch b | 2.25 |" in text
     assert "| convs | 1 | 50 | 50 (conv x) |" in text
+    assert "| net | 1.00 ms | 1.50 ms one | 1.50 | 2.00 |\n| net before | 1.00 ms | 1.50 ms one | 1.50 |  |" in text
+    assert "| geometric mean |  |  | 1.50 |  |" in text
     report.write_readme(readme, ROWS)
     assert readme.read_text() == text
 
@@ -125,4 +129,4 @@ def test_new_rows_replace_old_ones_of_their_name(tmp_path: Path) -> None:
     assert load(path) == []
     save(path, ROWS)
     newer = Row("convs", "conv x", sides={"ours": [7.0]})
-    assert merge(load(path), [newer]) == [ROWS[0], newer]
+    assert merge(load(path), [newer]) == [ROWS[0], newer, *ROWS[2:]]

@@ -17,9 +17,9 @@ def fma(flops: float, threads: int, parallel: bool = True) -> dict[str, Any]:
     return {"kind": "fma", "flops": int(flops), "threads": threads, "parallel": parallel}
 
 
-def peak(side: Side, options: Options) -> float:
-    """GFLOP/s of multiply-adds on all threads, now."""
-    case = fma(PEAK_FLOPS, options.threads)
+def peak(side: Side, options: Options, threads: int = 0) -> float:
+    """GFLOP/s of multiply-adds, now, on so many threads as the side has, or on all."""
+    case = fma(PEAK_FLOPS, threads or options.threads)
     return PEAK_FLOPS / min(side.ask(case, seconds=options.seconds / 2) for _ in range(2)) / 1e9
 
 

@@ -30,6 +30,8 @@ def line(row: Row) -> str:
         parts += [rate for rate in [_rate(row), _percent(row) and f"{_percent(row):.0f} % of the peak"] if rate]
     if (ratio := row.ratio()) is not None:
         parts.append(f"ratio {ratio:.2f}")
+    if row.scaling:
+        parts.append(f"of multiply-adds {row.scaling:.2f}")
     return "  ".join(parts)
 
 
@@ -72,20 +74,26 @@ def _kernels(rows: Sequence[Row]) -> str:
 
 
 def _table(part: str, rows: Sequence[Row]) -> str:
-    """The rows of a part: ours, the best rival and the ratio, with a geometric mean where there are rivals."""
+    """The rows of a part: ours, the best rival and the ratio, with a geometric mean where there are rivals.
+
+    Rows of more threads have the ratio of multiply-adds as well.
+    """
     rows = [row for row in rows if row.part == part and OURS in row.sides]
     rivals, rates, peaks = (any(map(has, rows)) for has in (Row.rival, _rate, _percent))
+    scales = any(row.scaling for row in rows)
     head = [part, "ours"] + ["rate"] * rates + ["% of the peak"] * peaks + ["the best rival", "ratio"] * rivals
+    head += ["ratio of multiply-adds"] * scales
     lines = [head, ["---"] * len(head)]
     for row in rows:
         cells = [row.name, _value(row, OURS)] + [_rate(row)] * rates + [f"{_percent(row):.0f}"] * peaks
         if (rival := row.rival()) is not None:
             cells += [f"{_value(row, rival)} {rival}", f"{row.ratio():.2f}"]
+        cells += [f"{row.scaling:.2f}" if row.scaling else ""] * scales
         lines.append(cells)
     ratios = [ratio for row in rows if (ratio := row.ratio()) is not None]
     if len(ratios) > 1:
         mean = f"{statistics.geometric_mean(ratios):.2f}"
-        lines.append(["geometric mean", *[""] * (len(head) - 2), mean])
+        lines.append(["geometric mean", *[""] * (len(head) - 2 - scales), mean, *[""] * scales])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 

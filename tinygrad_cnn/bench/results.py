@@ -26,6 +26,8 @@ class Row:
     flops: float = 0
     #: GFLOP/s of multiply-adds, measured beside this row.
     peak: float = 0
+    #: How many times the multiply-adds of one thread all threads do, measured beside this row.
+    scaling: float = 0
     #: Bytes read and written.
     traffic: float = 0
 
