@@ -49,7 +49,7 @@ def always() -> Iterator[None]:
     before = kernels.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         for module in (conv_winograd, winograd_weights):
-            patch.setattr(module, "pays", lambda *args, **options: True)
+            patch.setattr(module, "pays", lambda *args: True)
         patch.setattr(conv_winograd, "GROUPS_WANTED", 2)
         patch.setattr(conv_winograd, "LARGE_BYTES", 128 << 10)
         patch.setattr(winograd_weights, "BLOCK_BYTES", 16 << 10)

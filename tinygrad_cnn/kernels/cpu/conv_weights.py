@@ -28,12 +28,19 @@ TASKS = 8
 #: Pixels whose products make one sum; the sums of blocks are added up, which keeps the error small: with one sum for a
 #: row of 16,000 pixels it was 8.8 times that of NumPy's matrix product.
 BLOCK_PIXELS = 512
+#: Cycles that a pixel and a tap of a group take, however few its channels are.
+LEAST = 5
 #: Bytes of weights that a task adds to again and again: they stay in the L2 cache, next to a block.
 SPLIT_BYTES = 256 << 10
 
 
 def weight_grad(x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int], spec: Conv2dSpec) -> np.ndarray:
     """(N, H, W, C), (N, P, Q, O) -> (KH, KW, C/G, O), all C-contiguous."""
+    join = _joined(x.dtype.char, x.shape[3], g.shape[3], spec.groups)
+    if join > 1:
+        w = weight_grad(x, g, kernel_hw, spec._replace(groups=spec.groups // join))
+        pairs = w.reshape(kernel_hw[0] * kernel_hw[1], join, -1, spec.groups // join, join, g.shape[3] // spec.groups)
+        return np.ascontiguousarray(np.einsum("tjcsjo->tcsjo", pairs)).reshape(*kernel_hw, -1, g.shape[3])
     found = _find(x.dtype.char, x.shape, g.shape, kernel_hw, spec)
     taps, o = (*kernel_hw, x.shape[3] // spec.groups), g.shape[3]
     if found is None:
@@ -48,6 +55,22 @@ def weight_grad(x: np.ndarray, g: np.ndarray, kernel_hw: tuple[int, int], spec: 
         w, swapped = memory.empty((*taps, o), x.dtype), w
         np.copyto(w, swapped.transpose(1, 2, 3, 0))
     return w
+
+
+@lru_cache(4096)
+def _joined(char: str, c: int, o: int, groups: int) -> int:
+    """How many groups to take as one, with products between them that nobody asks for: the fewest cycles.
+
+    128 channels in 32 groups, 3x3 at stride 2: 1017 us in 8 sets of 16 channels, 2266 us without.
+    """
+    if groups == c == o:
+        return 1  # channel by channel, in vectors
+
+    def cycles(join: int) -> float:
+        sets = groups // join
+        return sets * max(contract.cycles(char, simd.OUTER, c // sets, o // sets), LEAST)
+
+    return min((d for d in range(1, groups + 1) if groups % d == 0), key=cycles)
 
 
 class _Found(NamedTuple):

@@ -203,14 +203,13 @@ def pays(
     once: float,
     join: int,
     spreads: bool = False,
-    least: float = 0,
 ) -> bool:
     """Whether fewer products outweigh the transforms, by estimated cycles; 9 of 10 to be sure.
 
     A tile takes (C, O) products in so many planes, and so many vectors are transformed for it, some 25 cycles each
     (measured with AVX-512); `once` is what comes on top. The direct form skips rows of taps outside of the image,
     conv_spread columns as well. 16 channels, the fewest, reach 1.0 to 1.4 times the direct kernels' speed. Where so
-    many groups are joined, it has fewer products, but they take `least` cycles for a tap of a group.
+    many groups are joined, it has fewer products.
     """
     (n, h, w, c), (kh, kw), (p, q) = x_shape, kernel_hw, out_hw
     if min(kernel_hw) < 3 or min(c, o) < FEWEST:
@@ -220,7 +219,7 @@ def pays(
     tiles = n * -(-p // 2) * -(-q // 2)
     rows = _inside(origin[0], kh, p, h)
     columns = _inside(origin[1], kw, q, w) if spreads else kw * q
-    direct = n * rows * columns * join * max(c // join * -(-(o // join) // lanes) / 2 * 1.1, least)
+    direct = n * rows * columns * c * -(-(o // join) // lanes) / 2 * 1.1
     return tiles * (planes * product + 25 * vectors) + once < 0.9 * direct
 
 

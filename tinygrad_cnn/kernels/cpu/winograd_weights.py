@@ -46,8 +46,6 @@ BLOCK_BYTES = 768 << 10
 #: the input channels. A block reads and writes all sums of its share: four runs of blocks take 3870 us for 5 x 5 taps
 #: between 128 channels and 32 images of 8 x 8, four times 32 channels 2500.
 SHARES, SHARE_BYTES = 4, 1 << 20
-#: Cycles that the direct form takes at least for a pixel and a tap of a group, however few its channels are.
-LEAST = 5
 #: Cycles that the launches take, of both threads, more than those of the direct form, which has as many.
 LAUNCHES = 5_000
 
@@ -86,7 +84,7 @@ def find(
     vectors = -(-c // lanes) * (1 + (columns - 1) / tile_columns) + -(-o // lanes)
     launches = LAUNCHES + SORTING * (spec.groups > 1)
     once = launches / sets + 16 * rows * columns * c * o / lanes * 8  # 8 cycles for a vector of a plane
-    if not pays(x_shape, o, kernel_hw, out_hw, origin, lanes, (planes, vectors), once, join, least=LEAST):
+    if not pays(x_shape, o, kernel_hw, out_hw, origin, lanes, (planes, vectors), once, join):
         return None
     splits = 1
     while planes * c * o * itemsize > splits * SHARE_BYTES and splits < SHARES and c % (2 * splits * lanes) == 0:
