@@ -124,7 +124,7 @@ def conv2d_input_grad(g: np.ndarray, w: np.ndarray, input_hw: tuple[int, int], s
     """(N, O, P, Q), (O, C/G, KH, KW) -> (N, C, H, W), in NHWC memory: the transposed convolution of g."""
     if not contract.ENABLED or g.dtype.char not in "fd":
         return layout(reference.conv2d_input_grad(g, w, input_hw, spec), NHWC).transpose(NCHW)
-    shape, work, tiles, by_rows, clears, spreads = _input_grad(g.dtype.char, g.shape, w.shape, input_hw, spec)
+    shape, work, tiles, by_rows, clears, spreads, turns = _input_grad(g.dtype.char, g.shape, w.shape, input_hw, spec)
     g = layout(g, NHWC)
     if by_rows:
         return conv_depthwise.input_grad(g, layout(w, HWIO), input_hw, spec.stride[0]).transpose(NCHW)
@@ -136,7 +136,8 @@ def conv2d_input_grad(g: np.ndarray, w: np.ndarray, input_hw: tuple[int, int], s
     if clears:
         x.fill(0)
     if work is not None:
-        contract.run(work, g, conv_spread.weights(w) if spreads else _flipped(w, input_hw, spec), x)
+        weights = conv_spread.weights(w) if spreads else layout(w, HWIO) if turns else _flipped(w, input_hw, spec)
+        contract.run(work, g, weights, x)
     return x.transpose(NCHW)
 
 
@@ -175,7 +176,7 @@ def conv2d_bias_grad(g: np.ndarray) -> np.ndarray:
 # A phase is the output pixels at (y + row*y_row + column*y_column) and the windows they read.
 # fmt: off
 (TASKS_IN_ALL, BANDS, PHASES, GROUPS, SCRATCH, X_IMAGE, Y_IMAGE, HEIGHT, WIDTH, CHANNELS, GROUP_IN, GROUP_OUT, FLAT,
- CLEARS, HEADER) = range(15)
+ CLEARS, TURNS, HEADER) = range(16)
 (OUT_ROWS, Y_AT, Y_ROW, X_ROW, X_COLUMN, W_AT, SPAN_ROWS, SPAN_COLUMNS, ROW_STEP,
  PADDED, A_ROW, N_PANELS, PANELS_AT, PANEL_SUMS, ROWS_AT, NEXT, PHASE) = range(17)
 # fmt: on
@@ -188,6 +189,8 @@ FORWARD_SUM, GRADIENT_SUM = 256, 128
 #: Products for each output up to which a panel of four vectors of weights leaves room in the L1 cache: with 128, wide
 #: panels are slower (128 -> 128 channels, 1x1: 2942 us in panels of two, 3364 of four), with 64 or less faster.
 FEW_PRODUCTS = 64
+#: Weights of a 1x1 kernel up to which each thread transposes them for itself: another launch takes 2 us.
+TURNED = 64 * 64
 #: Bytes of output from which it goes around the caches: the next layer would not find it there anyway, and a cache
 #: reads every line from memory that is written to it. With 5.3 MB an inference of the MNIST CNN takes 4 % less time so,
 #: with 4 MB one of ResNet-20 the same, with 3.1 MB one of LeNet-5 27 % more (32 MB of L3 cache, shared with others).
@@ -230,10 +233,11 @@ def _walk(
     longest_sum: int,
     clears: bool = False,
     relu: bool = False,
+    turns: bool = False,
 ) -> contract.Work | None:
     """The plan that computes every phase: x (N, H, W, C), weights (taps, C/G, O), y (N, P, Q, O).
 
-    With `clears`, the only phase sets the pixels between its own to zero.
+    With `clears`, the only phase sets the pixels between its own to zero. With `turns`, weights are (O, C), for 1x1.
     """
     (h, w, c), (p, q, o) = x_shape, y_shape
     depthwise = groups == c == o
@@ -242,7 +246,7 @@ def _walk(
     if not phases:
         return None
     body: list[int] = []
-    scratch = work = 0
+    scratch, work = turns * c * o, 0
     most = max(phase.reach(0) * max(w, phase.reach(1)) for phase in phases)
     bands = min(*(phase.out[0] for phase in phases), max(-(-most * c * itemsize // BAND_BYTES), -(-TASKS // n)))
     for phase in phases:
@@ -301,7 +305,7 @@ def _walk(
     header[TASKS_IN_ALL], header[BANDS], header[PHASES], header[SCRATCH] = n * bands, bands, len(phases), scratch
     header[GROUPS] = 1 if depthwise else groups
     header[X_IMAGE], header[Y_IMAGE] = h * w * c, p * q * o
-    header[CLEARS] = clears * q * o
+    header[CLEARS], header[TURNS] = clears * q * o, turns * simd.lanes(char)
     header[HEIGHT], header[WIDTH], header[CHANNELS] = h, w, c
     header[GROUP_IN], header[GROUP_OUT], header[FLAT] = group_in, group_out, depthwise
     plan = np.array(header + body, np.int64)
@@ -345,29 +349,33 @@ def _walk_windows(plan, x, w, y, bias, scratch, part, parts):  # type: ignore[no
 
     All phases of a band before the next: each writes every stride-th pixel of lines that are then still in the cache.
     """
-    tasks, bands = plan[TASKS_IN_ALL], plan[BANDS]
+    tasks, bands, base, w_at = plan[TASKS_IN_ALL], plan[BANDS], part * plan[SCRATCH], 0
+    if plan[TURNS]:
+        c, o = plan[GROUP_IN], plan[GROUP_OUT]
+        transpose(o, c, w, 0, c, scratch, base, o, plan[TURNS])
+        w, w_at = scratch, base
     for task in range(tasks * part // parts, tasks * (part + 1) // parts):
         n, band = task // bands, task % bands
         at = HEADER
         for _ in range(plan[PHASES]):
             top, bottom = plan[at + OUT_ROWS] * band // bands, plan[at + OUT_ROWS] * (band + 1) // bands
-            _band(plan, at, x, w, y, bias, scratch, part * plan[SCRATCH], n, top, bottom)
+            _band(plan, at, x, w, w_at, y, bias, scratch, base, n, top, bottom)
             at += plan[at + NEXT]
     drain()
 
 
 @inner
-def _band(plan, at, x, w, y, bias, scratch, base, n, top, bottom):  # type: ignore[no-untyped-def]
+def _band(plan, at, x, w, w_at, y, bias, scratch, base, n, top, bottom):  # type: ignore[no-untyped-def]
     """A phase's output rows top..bottom of an image."""
     if plan[CLEARS]:
         _clear_band(plan, at, y, n, top, bottom)
     if plan[at + PADDED]:
         _copy_band(plan, at, x, n, top, bottom, scratch, base)
-        _tile_band(plan, at, scratch, base, w, y, bias, n, top, bottom)
+        _tile_band(plan, at, scratch, base, w, w_at, y, bias, n, top, bottom)
     else:
         row = top * plan[at + ROW_STEP] + plan[at + X_ROW]
         first = n * plan[X_IMAGE] + (row * plan[WIDTH] + plan[at + X_COLUMN]) * plan[CHANNELS]
-        _tile_band(plan, at, x, first, w, y, bias, n, top, bottom)
+        _tile_band(plan, at, x, first, w, w_at, y, bias, n, top, bottom)
 
 
 @inner
@@ -393,7 +401,7 @@ def _copy_band(plan, at, x, n, top, bottom, scratch, base):  # type: ignore[no-u
 
 
 @inner
-def _tile_band(plan, at, source, base, w, y, bias, n, top, bottom):  # type: ignore[no-untyped-def]
+def _tile_band(plan, at, source, base, w, w_at, y, bias, n, top, bottom):  # type: ignore[no-untyped-def]
     """All tiles of output rows top..bottom; `base` is the first window's first element in source."""
     group_in, group_out, lanewise = plan[GROUP_IN], plan[GROUP_OUT], plan[FLAT]
     for group in range(plan[GROUPS]):
@@ -406,7 +414,7 @@ def _tile_band(plan, at, source, base, w, y, bias, n, top, bottom):  # type: ign
                 taps = at + plan[at + ROWS_AT] + 2 * row
                 begin, sums = plan[taps], at + plan[taps + 1] + p * plan[at + PANEL_SUMS]
                 a = left + (row - top) * plan[at + A_ROW] + begin * plan[sums + A1]
-                b = plan[at + W_AT] + column + begin * plan[sums + B1]
+                b = w_at + plan[at + W_AT] + column + begin * plan[sums + B1]
                 c = start + row * plan[at + Y_ROW]
                 tile_panel(plan, sums, panel, source, a, w, b, y, c, bias, column)
 
@@ -513,6 +521,7 @@ class _InputGrad(NamedTuple):
     by_rows: bool = False  # with conv_depthwise
     clears: bool = False  # the work does not write all of it
     spreads: bool = False  # it takes conv_spread's weights
+    turns: bool = False  # it takes the weights as they are
 
 
 @lru_cache(4096)
@@ -529,7 +538,7 @@ def _input_grad(
         return _InputGrad(shape, clears=True)
     if _walks_rows(char, (n, o, *input_hw), w_shape, spec):
         return _InputGrad(shape, by_rows=True)
-    if (kh, kw, *spec.stride, *spec.padding) == (1, 1, 1, 1, 0, 0, 0, 0):
+    if one := (kh, kw, *spec.stride, *spec.padding) == (1, 1, 1, 1, 0, 0, 0, 0):
         n, p, q = longer_rows(n, p, q, _row_pixels(char, n * p * q, o, c))
         input_hw = p, q
     rows = _phases(input_hw[0], spec.padding[0], spec.stride[0], spec.dilation[0], kh)
@@ -553,8 +562,9 @@ def _input_grad(
     covers = sum(r.pixels for r in rows) == input_hw[0] and sum(s.pixels for s in columns) == input_hw[1]
     alone = not covers and len(phases) == 1
     x_shape = (*input_hw, c * spec.groups)
-    gather = _walk(char, n, (p, q, o), x_shape, spec.groups, phases, False, GRADIENT_SUM, clears=alone)
-    return _InputGrad(shape, gather, tiles, clears=not (covers or alone))
+    turns = one and spec.groups == 1 and o * c <= TURNED
+    gather = _walk(char, n, (p, q, o), x_shape, spec.groups, phases, False, GRADIENT_SUM, alone, turns=turns)
+    return _InputGrad(shape, gather, tiles, clears=not (covers or alone), turns=turns)
 
 
 def _spread_wins(

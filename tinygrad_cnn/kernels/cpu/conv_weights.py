@@ -119,25 +119,32 @@ def _find(
         run, run_taps, tap_step, depth = kw * c, kw, 1, c
     else:
         run, run_taps, tap_step, depth = c_group, 1, 1, c_group
+    size = kh * kw * depth * o
+    elements, multiply_adds = n * (h * w * c + p * q * o), n * p * q * size
+    work = multiply_adds if lanewise else contract.effort(multiply_adds, elements + size)
     widths: list[int] | None = None
     sets, straight = [1] * kh, contract.cycles(char, simd.OUTER, run, o_group)
     if run_taps == kw and not lanewise:
         cycles, widths, sets = contract.stacks(char, kh, run, o_group, contract.WALK)
         straight = cycles / kh
     paired = not lanewise and contract.pays_in_pairs(char, simd.ROW_PAIRS, run, run // 2, o_group, straight)
-    if paired:
-        widths, sets, straight = None, [1] * kh, contract.cycles(char, simd.ROW_PAIRS, run // 2, o_group)
+    # two panels, each on its own, leave nothing to add up: 32 images of 8 x 8, 32 -> 32, 1x1, take 15.9 us, not 18.6
+    halves = work >= PARALLEL_WORK and (kh * kw, groups, -(-o_group // simd.lanes(char))) == (1, 1, 2)
+    halves = halves and elements * itemsize <= 2 * BAND_BYTES
+    halves = halves and contract.pays_in_pairs(char, simd.ROW_PAIRS, run, run // 2, simd.lanes(char), straight)
+    if paired or halves:
+        paired, widths, sets = True, [1] * (1 + halves), [1] * kh
+        straight = contract.cycles(char, simd.ROW_PAIRS, run // 2, o_group)
     turned = contract.cycles(char, simd.OUTER, o_group, run)
     saved = (straight - turned) * n * p * q  # cycles for each run of each group; the copy takes 4 a weight
     swapped = not lanewise and turned < 0.9 * straight and saved > 4 * run * o_group
     if swapped:
-        widths, sets, paired = None, [1] * kh, False
+        widths, sets, paired, halves = None, [1] * kh, False, False
     rows, across = (o_group, run) if swapped else (run, o_group)
     kind, together = simd.LANEWISE if lanewise else simd.ROW_PAIRS if paired else simd.OUTER, 2 if paired else 1
     rows //= together
     widths = widths or contract.panel_widths(char, kind, rows, across, contract.WALK)
     flat = not padded and (sy, sx, kw) == (1, 1, 1)  # pixels follow each other from row to row
-    size = kh * kw * depth * o
     ldc = kh * kw * depth if swapped else o
     starts = [(sum(sets[:i]), z, count) for i, count in enumerate(sets) for z in range(0, kw, run_taps)]
 
@@ -147,13 +154,11 @@ def _find(
     most = min(2 * BAND_BYTES // (p * row_bytes), BLOCK_PIXELS // (p * q))
     block_images = 1 if bands > 1 else max(1, min(most, -(-n // TASKS)))
     blocks = -(-n // block_images) * bands
-    elements, multiply_adds = n * (h * w * c + p * q * o), n * p * q * size
-    work = multiply_adds if lanewise else contract.effort(multiply_adds, elements + size)
-    tasks = shards = TASKS if work >= PARALLEL_WORK else 1
+    tasks = shards = TASKS if work >= PARALLEL_WORK and not halves else 1
     while shards > 1 and (shards > blocks or shards * size > elements):
         shards //= 2
     jobs = groups * len(starts) * len(widths)
-    splits = min(jobs, max(tasks // shards, -(-size * itemsize // SPLIT_BYTES)))
+    splits = jobs if halves else min(jobs, max(tasks // shards, -(-size * itemsize // SPLIT_BYTES)))
 
     far = groups == 1 and not lanewise and is_far(elements, itemsize)
     far = far and (kh * kw == 1 or kh * kw * c * o <= FEW_PRODUCTS)

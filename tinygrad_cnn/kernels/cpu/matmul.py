@@ -470,7 +470,7 @@ def column_sums(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     if rows == 1 and out is None:
         return x[0].copy()
     blocks = -(-rows // SUM_ROWS)
-    if blocks <= SUM_ROWS and threads_for(x.size) == 1:
+    if 1 < blocks <= SUM_ROWS and threads_for(x.size) == 1:
         if out is None:
             out = memory.empty((columns,), x.dtype)
         plans = _sums_of_sums(x.dtype.char, rows, columns)
