@@ -60,6 +60,10 @@ def _parameters(fn: Callable[..., Any]) -> tuple[tuple[str, ...], bool]:
     return (*names[:split], *names[end : end + variadic], *names[split:end]), variadic
 
 
+def _never(*args: Any) -> bool:
+    return False
+
+
 class Op:
     """A differentiable function of tensors; call it with tensors (or numbers) first, parameters after them."""
 
@@ -83,6 +87,7 @@ class Op:
         self.joint: Rule | None = None
         self.shortcut: Rule | None = None
         self.rebuild: Rule | None = None
+        self.keeps: Callable[..., bool] = _never
         self._plans: dict[int, _Plan] = {}  # by the inputs that need a gradient
         self._always: _Plan | None = None  # with a joint rule, which reads the same whoever needs one
 
@@ -113,6 +118,10 @@ class Op:
         """
         self.rebuild = self._rule(fn, skip=0)
         return fn
+
+    def keep_inputs_where(self, fn: Callable[..., bool]) -> None:
+        """Declare where backward is so quick that to make inputs again is not worth it: `fn(...)`, of the arguments."""
+        self.keeps = fn
 
     def _rule(self, fn: Callable[..., Any], skip: int = 1) -> Rule:
         return Rule(fn, tuple(self._locate(name) for name in _parameters(fn)[0][skip:]))
@@ -232,7 +241,8 @@ class Op:
                 value = args[at]
                 if isinstance(value, Variable):
                     edge = edges[at]
-                    value = Saved(value, edge) if value._array.nbytes < REBUILT else _saved(value, edge)
+                    again = value._array.nbytes >= REBUILT and not self.keeps(*args)
+                    value = _saved(value, edge) if again else Saved(value, edge)
                     keeps = True
                 elif isinstance(value, np.ndarray):
                     value = value.copy(order="K")  # the user's own, who may change it
