@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -189,3 +193,42 @@ def test_the_same_bits_twice_and_for_any_number_of_threads(data: tuple[Any, Any]
         assert losses == runs[0][0]
         for p, first in zip(params, runs[0][1], strict=True):
             np.testing.assert_array_equal(p, first)
+
+
+TWO_STEPS = """
+import json
+import numpy as np
+import tinygrad_cnn as tg
+from tinygrad_cnn import nn
+
+tg.manual_seed(0)
+rng = np.random.default_rng(0)
+model = nn.Sequential(
+    nn.Conv2d(3, 16, 3, 1, 1), nn.BatchNorm2d(16), nn.ReLU(),  # 72 x 72 pixels: large enough to be copied by a kernel
+    nn.Conv2d(16, 8, 3, 2, groups=4), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+    nn.Conv2d(8, 16, 1), nn.GELU(), nn.AvgPool2d(4),
+    nn.ConvTranspose2d(16, 4, 2, 2), nn.Tanh(), nn.AdaptiveAvgPool2d(4), nn.Flatten(),
+    nn.LayerNorm(64), nn.Linear(64, 16), nn.Dropout(0.2), nn.Sigmoid(), nn.Linear(16, 10),
+)
+x = tg.from_numpy(rng.standard_normal((1, 3, 72, 72), np.float32))
+optimizer = tg.optim.Adam(model.parameters(), lr=0.01)
+numbers = []
+for _ in range(2):
+    optimizer.zero_grad()
+    loss = nn.functional.cross_entropy(model(x), tg.tensor([3]))
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+    optimizer.step()
+    numbers += [loss.item(), *(p.grad.square().sum().item() for p in model.parameters())]
+print(json.dumps(numbers))
+"""
+
+
+def test_without_compilation_a_net_computes_the_same() -> None:
+    runs = []
+    for disabled in ("0", "1"):
+        command, variables = [sys.executable, "-c", TWO_STEPS], os.environ | {"NUMBA_DISABLE_JIT": disabled}
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        runs.append(json.loads(done.stdout))
+    np.testing.assert_allclose(runs[1], runs[0], rtol=1e-5, atol=1e-10)

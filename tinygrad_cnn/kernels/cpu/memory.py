@@ -19,6 +19,7 @@ from math import prod
 from sys import getrefcount
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 from numpy import ndarray
 
@@ -279,7 +280,7 @@ def contiguous(x: np.ndarray) -> np.ndarray:
 def copy(x: np.ndarray) -> np.ndarray:
     """A C-contiguous copy; of images in the other order of axes by squares of vectors, NumPy takes 3 times as long."""
     out = empty(x.shape, x.dtype)
-    swapped = _swapped(x) if x.nbytes >= SWAP and x.dtype == np.float32 else None
+    swapped = _swapped(x) if x.nbytes >= SWAP and x.dtype == np.float32 and not numba.config.DISABLE_JIT else None
     if swapped is None:
         np.copyto(out, x)
     else:
