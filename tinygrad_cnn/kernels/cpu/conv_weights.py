@@ -79,6 +79,50 @@ class _Found(NamedTuple):
     swapped: bool  # the work writes (O, KH, KW, C/G)
 
 
+class _Tiles(NamedTuple):
+    """The tiles of a run: taps x output channels, or with `swapped` output channels x taps."""
+
+    kind: int
+    together: int  # taps that a row of the tile holds
+    rows: int
+    across: int
+    widths: list[int]  # of the panels
+    sets: list[int]  # rows of the kernel that are one stack of tiles
+    swapped: bool
+    halves: bool  # two panels, a task each
+
+
+def _tiles(
+    char: str, kh: int, run: int, o: int, pixels: int, lanewise: bool, whole_rows: bool, may_halve: bool
+) -> _Tiles:
+    """What takes the fewest cycles for runs of `run` taps, which may be whole rows of the kernel, and o channels."""
+    if lanewise:
+        return _Tiles(simd.LANEWISE, 1, run, o, _widths(char, simd.LANEWISE, run, o), [1] * kh, False, False)
+    widths: list[int] | None = None
+    sets, straight = [1] * kh, contract.cycles(char, simd.OUTER, run, o)
+    if whole_rows:
+        cycles, widths, sets = contract.stacks(char, kh, run, o, contract.WALK)
+        straight = cycles / kh
+    kind, together = simd.OUTER, 1
+    paired = contract.pays_in_pairs(char, simd.ROW_PAIRS, run, run // 2, o, straight)
+    # two panels, each on its own, leave nothing to add up: 32 images of 8 x 8, 32 -> 32, 1x1, take 15.9 us, not 18.6
+    halves = may_halve and -(-o // simd.lanes(char)) == 2
+    halves = halves and contract.pays_in_pairs(char, simd.ROW_PAIRS, run, run // 2, simd.lanes(char), straight)
+    if paired or halves:
+        kind, together, widths, sets = simd.ROW_PAIRS, 2, [1] * (1 + halves), [1] * kh
+        straight = contract.cycles(char, kind, run // 2, o)
+    turned = contract.cycles(char, simd.OUTER, o, run)
+    saved = (straight - turned) * pixels  # cycles for each run of each group; the copy takes 4 a weight
+    if turned < 0.9 * straight and saved > 4 * run * o:
+        return _Tiles(simd.OUTER, 1, o, run, _widths(char, simd.OUTER, o, run), [1] * kh, True, False)
+    rows = run // together
+    return _Tiles(kind, together, rows, o, widths or _widths(char, kind, rows, o), sets, False, halves)
+
+
+def _widths(char: str, kind: int, rows: int, columns: int) -> list[int]:
+    return contract.panel_widths(char, kind, rows, columns, contract.WALK)
+
+
 # fmt: off
 (SHARDS, SPLITS, BLOCKS, BANDS, IMAGES, BLOCK_IMAGES, ROWS_OUT, SIZE, RUNS, PANELS, GROUPS, SCRATCH, PADDED,
  X_IMAGE, X_ROW, G_IMAGE, G_ROW, ORIGIN_ROW, ORIGIN_COLUMN, SPAN_ROWS, SPAN_COLUMNS, STRIDE, HEIGHT, WIDTH, CHANNELS,
@@ -122,29 +166,9 @@ def _find(
     size = kh * kw * depth * o
     elements, multiply_adds = n * (h * w * c + p * q * o), n * p * q * size
     work = multiply_adds if lanewise else contract.effort(multiply_adds, elements + size)
-    widths: list[int] | None = None
-    sets, straight = [1] * kh, contract.cycles(char, simd.OUTER, run, o_group)
-    if run_taps == kw and not lanewise:
-        cycles, widths, sets = contract.stacks(char, kh, run, o_group, contract.WALK)
-        straight = cycles / kh
-    paired = not lanewise and contract.pays_in_pairs(char, simd.ROW_PAIRS, run, run // 2, o_group, straight)
-    # two panels, each on its own, leave nothing to add up: 32 images of 8 x 8, 32 -> 32, 1x1, take 15.9 us, not 18.6
-    halves = work >= PARALLEL_WORK and (kh * kw, groups, -(-o_group // simd.lanes(char))) == (1, 1, 2)
-    halves = halves and elements * itemsize <= 2 * BAND_BYTES
-    halves = halves and contract.pays_in_pairs(char, simd.ROW_PAIRS, run, run // 2, simd.lanes(char), straight)
-    if paired or halves:
-        paired, widths, sets = True, [1] * (1 + halves), [1] * kh
-        straight = contract.cycles(char, simd.ROW_PAIRS, run // 2, o_group)
-    turned = contract.cycles(char, simd.OUTER, o_group, run)
-    saved = (straight - turned) * n * p * q  # cycles for each run of each group; the copy takes 4 a weight
-    swapped = not lanewise and turned < 0.9 * straight and saved > 4 * run * o_group
-    if swapped:
-        widths, sets, paired, halves = None, [1] * kh, False, False
-    rows, across = (o_group, run) if swapped else (run, o_group)
-    kind, together = simd.LANEWISE if lanewise else simd.ROW_PAIRS if paired else simd.OUTER, 2 if paired else 1
-    rows //= together
-    widths = widths or contract.panel_widths(char, kind, rows, across, contract.WALK)
-    flat = not padded and (sy, sx, kw) == (1, 1, 1)  # pixels follow each other from row to row
+    may_halve = work >= PARALLEL_WORK and kh * kw == groups == 1 and elements * itemsize <= 2 * BAND_BYTES
+    tiles = _tiles(char, kh, run, o_group, n * p * q, lanewise, run_taps == kw, may_halve)
+    kind, together, rows, across, widths, sets, swapped, halves = tiles
     ldc = kh * kw * depth if swapped else o
     starts = [(sum(sets[:i]), z, count) for i, count in enumerate(sets) for z in range(0, kw, run_taps)]
 
@@ -160,11 +184,11 @@ def _find(
     jobs = groups * len(starts) * len(widths)
     splits = jobs if halves else min(jobs, max(tasks // shards, -(-size * itemsize // SPLIT_BYTES)))
 
-    far = groups == 1 and not lanewise and is_far(elements, itemsize)
-    far = far and (kh * kw == 1 or kh * kw * c * o <= FEW_PRODUCTS)
-    far = far and (max(sets) == 1 or simd.host().registers == 32)  # else it would spill
+    far = groups == 1 and not lanewise and (kh * kw == 1 or kh * kw * c * o <= FEW_PRODUCTS)
+    far = far and (max(sets) == 1 or simd.host().registers == 32) and is_far(elements, itemsize)  # else tiles spill
     sharing = -(-jobs // splits)
     walks = sharing * (1 if max(sets) > 1 else -(-rows // simd.max_rows(widths[0], kind, far)))
+    flat = not padded and (sy, sx, kw) == (1, 1, 1)  # pixels follow each other from row to row
     x_fetches = contract.fetches(c, itemsize, walks) if far and flat else 0
     g_fetches = contract.fetches(o, itemsize, walks) if far else 0
     fetches = (g_fetches, x_fetches) if swapped else (x_fetches, g_fetches)
@@ -201,22 +225,26 @@ def _find(
     }  # fmt: skip
     x_strides = (scratch_image if padded else x_image, sy * columns * c, sx * c)
     g_strides = (g_image, q * o, o)
-    tiles = []  # to begin sums or to go on, then by the number of rows, then a full block of images or the last one
-    for images in (block_images, n - (-(-n // block_images) - 1) * block_images):
-        for count in row_counts:
-            for flags in (0, simd.ADD):
-                tile = [0] * TILE_ARGS
-                tile[N1], tile[N2], tile[N3] = images, count, q
-                tile[A1], tile[A2], tile[AK] = g_strides if swapped else x_strides
-                tile[B1], tile[B2], tile[BK] = x_strides if swapped else g_strides
-                tile[AR], tile[LDC], tile[FLAGS] = tap_step * together, ldc * together, flags
-                tile[A_RUN] = dy * columns * c
-                tiles += contract.in_columns(tile, BLOCK_PIXELS)
+    tile = [0] * TILE_ARGS
+    tile[N3], tile[AR], tile[LDC], tile[A_RUN] = q, tap_step * together, ldc * together, dy * columns * c
+    tile[A1], tile[A2], tile[AK] = g_strides if swapped else x_strides
+    tile[B1], tile[B2], tile[BK] = x_strides if swapped else g_strides
+    sums = _sums(tile, (block_images, n - (-(-n // block_images) - 1) * block_images), row_counts)
     if far:
         pixels, strides = block_images * -(-p // bands) * q, (o, c) if swapped else (c, o)
-        tiles = contract.fetching(tiles, jobs, sharing, pixels, strides)
-    plan = np.array([head[i] for i in range(TILE)] + tiles + runs + panels, np.int64)
+        sums = contract.fetching(sums, jobs, sharing, pixels, strides)
+    plan = np.array([head[i] for i in range(TILE)] + sums + runs + panels, np.int64)
     return _Found(contract.Work(_walk, plan, scratch, work), shards, swapped)
+
+
+def _sums(tile: list[int], images: tuple[int, int], row_counts: range) -> list[int]:
+    """The tile to begin sums and to go on, for each number of rows, for a full block of images and the last one."""
+    sums = []
+    for tile[N1] in images:
+        for tile[N2] in row_counts:
+            for tile[FLAGS] in (0, simd.ADD):
+                sums += contract.in_columns(tile, BLOCK_PIXELS)
+    return sums
 
 
 @jit(parts=True)
