@@ -52,7 +52,7 @@ def jit(fn: Callable[..., Any] | None = None, *, parts: bool = False) -> Any:
     if fn is None:
         return lambda f: jit(f, parts=parts)
     if numba.config.DISABLE_JIT:
-        return _all_parts(fn) if parts else fn
+        return _all_parts(fn) if parts else np.errstate(all="ignore")(fn)  # machine code does not warn of overflow
     return Kernel(fn, parts)
 
 
@@ -151,7 +151,7 @@ def _all_parts(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 def _for_each_part(part: Callable[..., Any], args: tuple[Any, ...], parts: int) -> None:
     """`part(*args, p, parts)` for each p; here in plain Python, replaced below by a parallel region."""
-    with np.errstate(all="ignore"):  # machine code does not warn of overflow either
+    with np.errstate(all="ignore"):
         for p in range(parts):
             part(*args, p, parts)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numba
 import numpy as np
 from llvmlite import ir
@@ -92,4 +90,4 @@ if numba.config.DISABLE_JIT:
 
     def exp_of_negative(x):
         """e ** x."""
-        return math.exp(x) if x >= -708.0 else np.float64(x) * 0.0 if x != x else 0.0
+        return np.exp(np.float64(x))
