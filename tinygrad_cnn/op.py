@@ -107,15 +107,17 @@ class Op:
         `x_later` gives the input x when it is called: an array that is made for it is not there before, nor after.
         `own` tells whether g is nobody else's: its memory may then be written over, and returned.
         """
-        self.shortcut = self._rule(fn, skip=2)
+        self.shortcut = self._rule(fn, skip=2, later=True)
         return fn
 
     def rebuild_from_input(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Declare how an output is made again: `fn(...)`, called when another op saves one, returns what makes it.
 
         That is a function of the first input's array, which the op must keep for its own backward. What else goes into
-        the output fn has to copy if it may change: it can name whatever the op's rules name.
+        the output fn has to copy if it may change: it can name whatever the op's joint rule names.
         """
+        if self.joint is None:
+            raise TypeError(f"{self.name} needs a joint rule, which always keeps the same values, to be made again")
         self.rebuild = self._rule(fn, skip=0)
         return fn
 
@@ -123,10 +125,10 @@ class Op:
         """Declare where backward is so quick that to make inputs again is not worth it: `fn(...)`, of the arguments."""
         self.keeps = fn
 
-    def _rule(self, fn: Callable[..., Any], skip: int = 1) -> Rule:
-        return Rule(fn, tuple(self._locate(name) for name in _parameters(fn)[0][skip:]))
+    def _rule(self, fn: Callable[..., Any], skip: int = 1, later: bool = False) -> Rule:
+        return Rule(fn, tuple(self._locate(name, later) for name in _parameters(fn)[0][skip:]))
 
-    def _locate(self, name: str) -> Need:
+    def _locate(self, name: str, later: bool) -> Need:
         if name in self.names:  # before "out": an op may have an input of that name
             return Need(name, "input", self.names.index(name))
         if name in ("out", "own"):
@@ -135,7 +137,7 @@ class Op:
             return Need(name, "aux", self.aux.index(name))
         if name.removesuffix("_shape") in self.names:
             return Need(name, "shape", self.names.index(name.removesuffix("_shape")))
-        if name.removesuffix("_later") in self.names:
+        if later and name.removesuffix("_later") in self.names:
             return Need(name.removesuffix("_later"), "later", self.names.index(name.removesuffix("_later")))
         raise TypeError(f"a vjp rule of {self.name} names {name!r}, which is none of {self.names + self.aux} or 'out'")
 
@@ -315,12 +317,13 @@ def _has_history(x: Any) -> bool:
 
 
 def _saved(x: Any, edge: Any) -> Saved:
-    """x for backward: how it is made again, where its op says how and nothing that it is made of was written to."""
+    """x for backward: how it is made again, where its op says how and no write that nobody sees can come between."""
     kept = edge.saved if isinstance(edge, Node) and isinstance(edge.op, Op) and edge.op.rebuild is not None else None
     if kept is None or x._version.n or x._version.exposed:
         return Saved(x, edge)
     source, values = kept[edge.op.names[0]], [kept[need.name] for need in edge.op.rebuild.needs]
-    if type(source) is not Saved or any(v.version.n != v.at for v in (source, *values) if isinstance(v, Saved)):
+    made_of = [v for v in (source, *values) if isinstance(v, Saved)]
+    if type(source) is not Saved or any(v.version.n != v.at or v.version.exposed for v in made_of):
         return Saved(x, edge)
     make = edge.op.rebuild.fn(*(v.array if isinstance(v, Saved) else v for v in values))
     return Rebuilt(x, edge, source, make)

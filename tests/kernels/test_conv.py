@@ -243,10 +243,11 @@ def test_the_bits_do_not_depend_on_the_number_of_parts(parts_of_any_size: Callab
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(("shape", "o"), [((0, 3, 8, 8), 4), ((2, 0, 8, 8), 4), ((2, 3, 8, 8), 0), ((0, 3, 8, 8), 0)])
-def test_empty_batches_and_channels(shape: tuple[int, ...], o: int) -> None:
-    x, spec = np.ones(shape, "f"), Conv2dSpec(padding=(1, 1, 1, 1))
-    w = np.ones((o, shape[1], 3, 3), "f")
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("shape", "o"), [((0, 4, 8, 8), 4), ((2, 0, 8, 8), 4), ((2, 4, 8, 8), 0), ((0, 4, 8, 8), 0)])
+def test_empty_batches_and_channels(shape: tuple[int, ...], o: int, groups: int) -> None:
+    x, spec = np.ones(shape, "f"), Conv2dSpec(padding=(1, 1, 1, 1), groups=groups)
+    w = np.ones((o, shape[1] // groups, 3, 3), "f")
     bias = np.arange(o, dtype="f")
     y = conv.conv2d(x, w, bias, spec)
     assert y.shape == (shape[0], o, 8, 8)

@@ -176,7 +176,7 @@ class Rebuilt(Saved):
 
     def data(self, node: Node) -> np.ndarray:
         array = super().data(node)()  # type: ignore[operator]
-        return self.make(self.source.data(node)) if array is None else array
+        return self.make(self.source.data(self.edge)) if array is None else array  # type: ignore[arg-type]
 
 
 class Node:

@@ -176,7 +176,7 @@ def conv2d_bias_grad(g: np.ndarray) -> np.ndarray:
 # A phase is the output pixels at (y + row*y_row + column*y_column) and the windows they read.
 # fmt: off
 (TASKS_IN_ALL, BANDS, PHASES, GROUPS, SCRATCH, X_IMAGE, Y_IMAGE, HEIGHT, WIDTH, CHANNELS, GROUP_IN, GROUP_OUT, FLAT,
- CLEARS, TURNS, HEADER) = range(16)
+ CLEARS, TURN_LANES, HEADER) = range(16)
 (OUT_ROWS, Y_AT, Y_ROW, X_ROW, X_COLUMN, W_AT, SPAN_ROWS, SPAN_COLUMNS, ROW_STEP,
  PADDED, A_ROW, N_PANELS, PANELS_AT, PANEL_SUMS, ROWS_AT, NEXT, PHASE) = range(17)
 # fmt: on
@@ -305,7 +305,7 @@ def _walk(
     header[TASKS_IN_ALL], header[BANDS], header[PHASES], header[SCRATCH] = n * bands, bands, len(phases), scratch
     header[GROUPS] = 1 if depthwise else groups
     header[X_IMAGE], header[Y_IMAGE] = h * w * c, p * q * o
-    header[CLEARS], header[TURNS] = clears * q * o, turns * simd.lanes(char)
+    header[CLEARS], header[TURN_LANES] = clears * q * o, turns * simd.lanes(char)
     header[HEIGHT], header[WIDTH], header[CHANNELS] = h, w, c
     header[GROUP_IN], header[GROUP_OUT], header[FLAT] = group_in, group_out, depthwise
     plan = np.array(header + body, np.int64)
@@ -350,9 +350,9 @@ def _walk_windows(plan, x, w, y, bias, scratch, part, parts):  # type: ignore[no
     All phases of a band before the next: each writes every stride-th pixel of lines that are then still in the cache.
     """
     tasks, bands, base, w_at = plan[TASKS_IN_ALL], plan[BANDS], part * plan[SCRATCH], 0
-    if plan[TURNS]:
+    if plan[TURN_LANES]:
         c, o = plan[GROUP_IN], plan[GROUP_OUT]
-        transpose(o, c, w, 0, c, scratch, base, o, plan[TURNS])
+        transpose(o, c, w, 0, c, scratch, base, o, plan[TURN_LANES])
         w, w_at = scratch, base
     for task in range(tasks * part // parts, tasks * (part + 1) // parts):
         n, band = task // bands, task % bands
